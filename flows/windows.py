@@ -1,0 +1,89 @@
+"""What a run shows in the Prefect UI: progress, pictures and tables, as artifacts.
+
+All of them are views of files that the stage writes anyway. Outside a run they do nothing, and a
+server that has gone away never stops a stage.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import io
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, ParamSpec, cast
+from uuid import UUID
+
+from PIL import Image
+from prefect.artifacts import (
+    create_image_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+from prefect.context import FlowRunContext, TaskRunContext
+
+log = logging.getLogger(__name__)
+P = ParamSpec("P")
+
+
+def _inside_run() -> bool:
+    return FlowRunContext.get() is not None or TaskRunContext.get() is not None
+
+
+def _shown(function: Callable[P, None]) -> Callable[P, None]:
+    """Skip outside a run, and let no fault of the window reach the work."""
+
+    @functools.wraps(function)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
+        if not _inside_run():
+            return
+        try:
+            function(*args, **kwargs)
+        except Exception as error:  # the stage's result does not depend on being watched
+            log.warning("the Prefect UI was not updated: %s", error)
+
+    return guarded
+
+
+class Progress:
+    """A bar in the UI; the terminal's bar is tqdm's."""
+
+    def __init__(self, description: str, total: int) -> None:
+        """Start at nothing of ``total`` steps."""
+        self.total, self.done = max(total, 1), 0
+        self.artifact: UUID | None = None
+        self._start(description)
+
+    @_shown
+    def _start(self, description: str) -> None:
+        # The stub allows for an async caller; this one is not.
+        self.artifact = cast("UUID", create_progress_artifact(0.0, description=description))
+
+    @_shown
+    def advance(self, steps: int = 1) -> None:
+        """Count some steps as done."""
+        before = 100 * self.done // self.total
+        self.done += steps
+        percent = 100 * self.done // self.total
+        if self.artifact is not None and percent != before:
+            update_progress_artifact(self.artifact, progress=float(percent))
+
+
+@_shown
+def picture(key: str, image: Image.Image, caption: str) -> None:
+    """Show a picture, such as a contact sheet, on the run's page."""
+    sink = io.BytesIO()
+    image.convert("RGB").save(sink, format="JPEG", quality=85)
+    encoded = base64.b64encode(sink.getvalue()).decode()
+    url = f"data:image/jpeg;base64,{encoded}"
+    create_image_artifact(image_url=url, key=key, description=caption)
+    # The artifact page shows the picture; Markdown shows it inline on the run's own page too.
+    create_markdown_artifact(f"![{caption}]({url})\n\n{caption}", key=f"{key}-inline")
+
+
+@_shown
+def table(key: str, rows: Sequence[dict[str, Any]], caption: str) -> None:
+    """Show a table on the run's page."""
+    create_table_artifact(list(rows), key=key, description=caption)

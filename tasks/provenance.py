@@ -1,0 +1,171 @@
+"""What a result depends on besides its data: code, weights and libraries, each as a digest.
+
+Code counts by its *syntax tree without docstrings*, over the modules that a computation imports
+from this project, so an edit of one line recomputes and a comment or a docstring does not.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.metadata
+import json
+import platform
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, is_dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("flows", "tasks", "models")
+
+# Modules that no stage's bytes depend on: they report, watch, describe errors or choose devices.
+EXEMPT = frozenset(
+    {
+        "flows",
+        "flows.stage",
+        "flows.windows",
+        "tasks",
+        "tasks.errors",
+        "tasks.provenance",
+        "tasks.runtime",
+        "tasks.store",
+        "models",
+    }
+)
+
+
+def digest(*parts: object) -> str:
+    """SHA-256 of JSON-able parts, written canonically."""
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def module_path(module: str) -> Path | None:
+    """Find a first-party module's file; None if the name is no module."""
+    base = ROOT.joinpath(*module.split("."))
+    for path in (base / "__init__.py", base.with_suffix(".py")):
+        if path.exists():
+            return path
+    return None
+
+
+@cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), filename=path.name)
+
+
+def imports(module: str) -> set[str]:
+    """List the first-party modules that a module's text imports, anywhere in it."""
+    path = module_path(module)
+    if path is None:
+        return set()
+    found: set[str] = set()
+    for node in ast.walk(_tree(path)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module)
+            # `from tasks import shards` names a module by its last word.
+            found |= {
+                name
+                for alias in node.names
+                if module_path(name := f"{node.module}.{alias.name}") is not None
+            }
+    return {name for name in found if name.split(".")[0] in PACKAGES and module_path(name)}
+
+
+def closure(*modules: str, exempt: Iterable[str] = EXEMPT) -> list[str]:
+    """List the modules reached from some modules by first-party imports, themselves included.
+
+    Exempt modules are neither listed nor followed.
+    """
+    seen: set[str] = set()
+    waiting = list(modules)
+    skipped = set(exempt)
+    while waiting:
+        module = waiting.pop()
+        if module in seen or module in skipped:
+            continue
+        seen.add(module)
+        waiting.extend(imports(module))
+        # Importing `a.b.c` runs `a.b` too.
+        waiting.extend([module.rpartition(".")[0]] if "." in module else [])
+    return sorted(seen)
+
+
+class _Bare(ast.NodeTransformer):
+    """Removes docstrings, also those under attributes: they compute nothing."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:
+        """Drop a bare string."""
+        is_text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        return None if is_text else node
+
+
+def source_digest(source: str) -> str:
+    """Digest of Python source without comments, docstrings and layout."""
+    bare = _Bare().visit(ast.parse(source))
+    return hashlib.sha256(ast.dump(bare).encode()).hexdigest()
+
+
+@cache
+def code_digest(*modules: str) -> str:
+    """Digest of the code that some modules run: their own and all they import from this project."""
+    found = closure(*modules)
+    sources = [(name, source_digest(path.read_text(encoding="utf-8"))) for name in found
+               if (path := module_path(name)) is not None]  # fmt: skip
+    return digest(sources)
+
+
+def library_versions(*names: str) -> dict[str, str]:
+    """Versions of the libraries that compute, as installed."""
+    return {name: importlib.metadata.version(name) for name in sorted(names)}
+
+
+def folder_digest(folder: Path, pattern: str = "**/*") -> str:
+    """Digest of a folder's file names and contents: the revision of a local model."""
+    parts = []
+    for path in sorted(folder.glob(pattern)):
+        if path.is_file():
+            with path.open("rb") as source:
+                content = hashlib.file_digest(source, "sha256").hexdigest()
+            parts.append((path.relative_to(folder).as_posix(), content))
+    return digest(parts)
+
+
+def computation_key(
+    stage: str,
+    *,
+    inputs: Iterable[str],
+    params: object,
+    code: Iterable[str],
+    revisions: Mapping[str, str] | None = None,
+    libraries: Iterable[str] = ("numpy", "pillow", "pyarrow", "torch"),
+    device: str = "cpu",
+) -> str:
+    """Name a computation by everything that its bytes depend on.
+
+    Args:
+        stage: The stage's name.
+        inputs: Digests of the input shards or folders.
+        params: The parameters that matter: a dataclass, or anything JSON-able.
+        code: Modules that compute; what they import from this project counts too.
+        revisions: Digest or hub commit of every model that is used.
+        libraries: Distributions whose version counts.
+        device: Class of device, without its index: two GPUs of a machine give the same bytes.
+    """
+    plain = asdict(params) if is_dataclass(params) and not isinstance(params, type) else params
+    return digest(
+        stage,
+        list(inputs),
+        plain,
+        code_digest(*sorted(code)),
+        dict(revisions or {}),
+        library_versions(*libraries),
+        device.partition(":")[0],
+        torch.get_num_threads(),
+        platform.machine(),
+    )

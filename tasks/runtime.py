@@ -1,0 +1,93 @@
+"""What may differ between machines without changing a result: devices, workers, batch sizes.
+
+Read from the untracked ``runtime.yaml`` where there is one; every key has a default here. Thread
+counts are not among them: they change the last bits of a sum, so they are a parameter
+(``machine.threads``).
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from tasks.errors import PedAlignError
+from tasks.params import Positive, check_section, params, read_section, read_yaml
+
+RUNTIME_FILE = "runtime.yaml"
+
+
+@params
+class Runtime:
+    """The keys of runtime.yaml."""
+
+    device: str = "auto"
+    """``cpu``, ``cuda``, ``cuda:1``, ``mps``; ``auto`` takes a GPU where there is one."""
+    workers: Positive = 1
+    """Shards in flight at once. On one device, more than one only helps stages that wait."""
+    batch_size: Positive = 64
+    """Images a forward pass where the size cannot change a result beyond float noise."""
+    port: Positive = 4200
+    """Where the Prefect server listens."""
+
+
+@params
+class MachineParams:
+    """Section ``machine`` of params.yaml: what does change the last bits."""
+
+    threads: Positive
+    """Threads of one torch operation. Sums are split among them, so results depend on it."""
+
+
+def project_root() -> Path:
+    """The project that DVC runs. Experiments run in a copy but share their parent's stores."""
+    return Path(os.environ.get("DVC_ROOT", "."))
+
+
+def cache_root() -> Path:
+    """The folder of everything that can be recomputed, ``.cache`` in the project."""
+    return project_root() / ".cache"
+
+
+@cache
+def runtime() -> Runtime:
+    """Read runtime.yaml, once.
+
+    Raises:
+        PedAlignError: An unknown key or a bad value.
+    """
+    path = project_root() / RUNTIME_FILE
+    if not path.exists():
+        return Runtime()
+    return check_section(Runtime, read_yaml(path), "runtime", path)
+
+
+def device() -> torch.device:
+    """The device to compute on.
+
+    Raises:
+        PedAlignError: The device that runtime.yaml names is not there.
+    """
+    name = runtime().device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise PedAlignError(
+            f"{RUNTIME_FILE}: `device` is {name!r} ({str(error).splitlines()[0]})",
+            "it names a device that torch can use here",
+            "set it to auto or cpu",
+        ) from error
+    return torch.device(name)
+
+
+def use_machine(path: Path) -> MachineParams:
+    """Set what decides the last bits of a result: threads and deterministic kernels."""
+    machine = read_section(MachineParams, "machine", path)
+    torch.set_num_threads(machine.threads)
+    # Some CUDA kernels have no deterministic form: there torch says so instead of stopping.
+    torch.use_deterministic_algorithms(mode=True, warn_only=True)
+    return machine

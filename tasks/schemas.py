@@ -1,0 +1,210 @@
+"""What every column of every table means: the contract between stages.
+
+Five tables travel through the pipeline. ``images`` and ``restyled`` hold encoded pictures;
+``screened``, ``captioned`` and ``annotated`` are side tables, joined to them by ``uid``. Every
+field carries its ``meaning`` and ``unit`` in the Parquet schema itself, so a shard explains
+itself to whoever opens it. Rows are never dropped: a bad one has ``status`` "rejected" and a
+reason in ``error``.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import pyarrow as pa
+
+from tasks.errors import PedAlignError
+
+OK = "ok"
+REJECTED = "rejected"
+
+
+def _field(
+    name: str, kind: pa.DataType, meaning: str, unit: str = "", *, null: bool = False
+) -> pa.Field:
+    metadata = {"meaning": meaning} | ({"unit": unit} if unit else {})
+    return pa.field(name, kind, nullable=null, metadata=metadata)
+
+
+_UID = _field(
+    "uid", pa.string(), "stable name of the row; a derived row appends to its parent's uid"
+)
+_STATUS = (
+    _field("status", pa.string(), 'whether the row can be used: "ok" or "rejected"'),
+    _field("error", pa.string(), "why it cannot: a slug, a colon and the detail", null=True),
+)
+_BOX = pa.list_(pa.float32(), 4)
+
+IMAGES = pa.schema(
+    [
+        _UID,
+        _field("dataset", pa.string(), "name of the dataset in params.yaml"),
+        _field("split", pa.string(), "train, val or test"),
+        _field("person_id", pa.string(), "dataset/identity; null where unknown", null=True),
+        _field("camera", pa.string(), "camera or sub-collection", null=True),
+        _field(
+            "image", pa.binary(), "the encoded picture; null where it could not be read", null=True
+        ),
+        _field("width", pa.int32(), "width of the picture", "pixels"),
+        _field("height", pa.int32(), "height of the picture", "pixels"),
+        _field("captions", pa.list_(pa.string()), "the sentences that describe the picture"),
+        _field(
+            "labels",
+            pa.list_(pa.int8()),
+            "the 27 attributes of MALS in its order: 1 yes, 0 no, -1 unknown",
+            null=True,
+        ),
+        _field("source_path", pa.string(), "path inside the raw dataset"),
+        _field("parent_uid", pa.string(), "uid of the row this one was made from", null=True),
+        *_STATUS,
+    ]
+)
+
+RESTYLED = pa.schema(
+    [
+        *IMAGES,
+        _field("prompt", pa.string(), "text given to the diffusion model"),
+        _field("eda_op", pa.string(), "EDA operation that made the prompt", null=True),
+        _field("seed", pa.int64(), "seed of this picture's noise"),
+        _field("strength", pa.float32(), "share of the diffusion path that was run", "0 to 1"),
+        _field("steps", pa.int32(), "denoising steps of the full path", "steps"),
+        _field("guidance", pa.float32(), "classifier-free guidance scale"),
+        _field("base_revision", pa.string(), "digest or hub commit of the base diffusion model"),
+        _field(
+            "dad_digest", pa.string(), "digest of the DaD ControlNet; null without one", null=True
+        ),
+    ]
+)
+
+SCREENED = pa.schema(
+    [
+        _UID,
+        _field("keep", pa.bool_(), "whether the picture goes on"),
+        _field("reason", pa.string(), "why it does not: slugs joined by a plus sign", null=True),
+        _field(
+            "grey_variance",
+            pa.float32(),
+            "mean over (R-G, G-B, B-R) of the variance over pixels; low is grey or blank",
+            "squared 8-bit levels",
+        ),
+        _field("jpeg_bytes", pa.int32(), "size of the encoded picture", "bytes"),
+        _field(
+            "pose_score", pa.float32(), "how person-like the keypoints are", "0 to 1", null=True
+        ),
+        _field("duplicate_of", pa.string(), "uid of the picture it nearly repeats", null=True),
+        *_STATUS,
+    ]
+)
+
+CAPTIONED = pa.schema(
+    [
+        _UID,
+        _field("captions", pa.list_(pa.string()), "the captions that later stages read"),
+        _field("method", pa.string(), "how they were made"),
+        *_STATUS,
+    ]
+)
+
+_PHRASE = pa.struct(
+    [
+        _field("text", pa.string(), "the phrase as it stands in the caption"),
+        _field("start", pa.int32(), "first character", "code points"),
+        _field("end", pa.int32(), "one past the last character", "code points"),
+        _field("head", pa.string(), "head noun"),
+        _field("group", pa.string(), "part of the picture it belongs to"),
+        _field("colours", pa.list_(pa.string()), "colour words in it"),
+    ]
+)
+_REGION_FIELDS = [
+    _field("phrase", pa.int32(), "index into phrases"),
+    _field(
+        "box", _BOX, "cx, cy, w, h; the whole picture is 0.5, 0.5, 1, 1", "share of the picture"
+    ),
+    _field("score", pa.float32(), "the proposer's confidence", "0 to 1"),
+]
+
+ANNOTATED = pa.schema(
+    [
+        _UID,
+        _field("caption", pa.string(), "the caption that was annotated"),
+        _field("phrases", pa.list_(_PHRASE), "phrases a person could point at"),
+        _field("regions", pa.list_(pa.struct(_REGION_FIELDS)), "a box for a phrase; may be empty"),
+        _field(
+            "rejected",
+            pa.list_(
+                pa.struct(
+                    [*_REGION_FIELDS, _field("reason", pa.string(), "why the box was refused")]
+                )
+            ),
+            "boxes that the filter refused",
+        ),
+        *_STATUS,
+    ]
+)
+
+SCHEMAS: dict[str, pa.Schema] = {
+    "images": IMAGES,
+    "restyled": RESTYLED,
+    "screened": SCREENED,
+    "captioned": CAPTIONED,
+    "annotated": ANNOTATED,
+}
+
+
+def conform(table: pa.Table, name: str) -> pa.Table:
+    """Check a table at a stage's border and give it the schema's own types and metadata.
+
+    Args:
+        table: Any table.
+        name: Key of `SCHEMAS`.
+
+    Returns:
+        The table with its columns in the schema's order, cast where that loses nothing.
+
+    Raises:
+        PedAlignError: A column is missing, unknown or of another type, a required value is null,
+            a status is unknown, a rejected row gives no reason, or a uid repeats or is unsorted.
+    """
+    schema = SCHEMAS[name]
+    missing = [f.name for f in schema if f.name not in table.column_names]
+    unknown = [c for c in table.column_names if c not in schema.names]
+    if missing or unknown:
+        raise PedAlignError(
+            f"a `{name}` table lacks {missing} and has the unknown columns {unknown}",
+            f"its columns are {schema.names}",
+            "mend the stage that made it, or the schema in tasks/schemas.py",
+        )
+    try:
+        table = table.select(schema.names).cast(schema)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
+        raise PedAlignError(
+            f"a `{name}` table does not fit its schema: {error}",
+            "every column has the type and nullability of tasks/schemas.py",
+            "mend the stage that made it",
+        ) from error
+    for field in schema:
+        if not field.nullable and table[field.name].null_count:
+            raise PedAlignError(
+                f"`{name}` table: {table[field.name].null_count} nulls in `{field.name}`",
+                "the column is required",
+                "give the row a value, or reject it with a reason",
+            )
+    _check_rows(table, name)
+    return table
+
+
+def _check_rows(table: pa.Table, name: str) -> None:
+    uids = table["uid"].to_pylist()
+    if any(a >= b for a, b in itertools.pairwise(uids)):
+        raise PedAlignError(
+            f"the uids of a `{name}` table repeat or are out of order",
+            "rows are sorted by uid and each uid stands once",
+            "sort the rows; a repeated uid means that two inputs share one path",
+        )
+    for status, error in zip(table["status"].to_pylist(), table["error"].to_pylist(), strict=True):
+        if status not in {OK, REJECTED} or (status == REJECTED) != bool(error):
+            raise PedAlignError(
+                f"a `{name}` row has status {status!r} with error {error!r}",
+                'status is "ok" without an error, or "rejected" with one',
+                "mend the stage that made the row",
+            )
