@@ -17,6 +17,11 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from huggingface_hub import HfApi
+from huggingface_hub.constants import HF_HUB_CACHE
+from huggingface_hub.errors import HfHubHTTPError
+
+from tasks.errors import PedAlignError
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("flows", "tasks", "models")
@@ -134,6 +139,35 @@ def folder_digest(folder: Path, pattern: str = "**/*") -> str:
                 content = hashlib.file_digest(source, "sha256").hexdigest()
             parts.append((path.relative_to(folder).as_posix(), content))
     return digest(parts)
+
+
+@cache
+def model_revision(name: str) -> str:
+    """Say exactly which weights a model name stands for.
+
+    Args:
+        name: A local folder, or the name of a model on the hub.
+
+    Returns:
+        The digest of the folder's files, or the hub's commit: the one in the local cache where
+        there is no network.
+
+    Raises:
+        PedAlignError: It is neither a folder nor a model that can be reached or is cached.
+    """
+    if Path(name).is_dir():
+        return folder_digest(Path(name))
+    try:
+        return str(HfApi().model_info(name, timeout=10).sha)
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        reference = Path(HF_HUB_CACHE) / f"models--{name.replace('/', '--')}" / "refs" / "main"
+        if reference.exists():
+            return reference.read_text(encoding="utf-8").strip()
+        raise PedAlignError(
+            f"model {name!r}: no such folder, and the hub did not answer ({type(error).__name__})",
+            "a model is a local folder, or a name that the hub knows or the local cache holds",
+            f"check the spelling, or fetch it once: hf download {name}",
+        ) from error
 
 
 def computation_key(

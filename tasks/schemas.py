@@ -1,10 +1,10 @@
 """What every column of every table means: the contract between stages.
 
 Five tables travel through the pipeline. ``images`` and ``restyled`` hold encoded pictures;
-``screened``, ``captioned`` and ``annotated`` are side tables, joined to them by ``uid``. Every
-field carries its ``meaning`` and ``unit`` in the Parquet schema itself, so a shard explains
-itself to whoever opens it. Rows are never dropped: a bad one has ``status`` "rejected" and a
-reason in ``error``.
+``screened`` (``judged`` before duplicates are marked), ``captioned`` and ``annotated`` are side
+tables, joined to them by ``uid``. Every field carries its ``meaning`` and ``unit`` in the Parquet
+schema itself, so a shard explains itself to whoever opens it. Rows are never dropped: a bad one
+has ``status`` "rejected" and a reason in ``error``.
 """
 
 from __future__ import annotations
@@ -96,6 +96,16 @@ SCREENED = pa.schema(
     ]
 )
 
+JUDGED = SCREENED.append(
+    _field(
+        "phash",
+        pa.binary(),
+        "perceptual hash: luminance, blue and red chroma",
+        "192 bits",
+        null=True,
+    )
+)
+
 CAPTIONED = pa.schema(
     [
         _UID,
@@ -145,6 +155,7 @@ ANNOTATED = pa.schema(
 SCHEMAS: dict[str, pa.Schema] = {
     "images": IMAGES,
     "restyled": RESTYLED,
+    "judged": JUDGED,
     "screened": SCREENED,
     "captioned": CAPTIONED,
     "annotated": ANNOTATED,

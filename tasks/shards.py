@@ -292,6 +292,18 @@ def read_shard(
     return pq.read_table(path, columns=list(columns) if columns is not None else None)
 
 
+def read_named(folder: Path, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read the shard of a folder that has this file name, verified. See `read_shard`."""
+    for record in read_manifest(folder).shards:
+        if record.name == name:
+            return read_shard(folder, record, columns)
+    raise PedAlignError(
+        f"{folder}: no shard {name}",
+        "side tables have the shards of the images that they belong to",
+        "run dvc repro: the two folders come from different runs",
+    )
+
+
 def iter_tables(
     folder: Path, columns: Sequence[str] | None = None, *, verify: bool = True
 ) -> Iterator[pa.Table]:

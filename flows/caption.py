@@ -1,0 +1,72 @@
+"""Stage `caption`: new captions for the images that were kept.
+
+In: ``data/restyled``, ``data/screened``. Out: ``data/captioned``, one row an image. Alone:
+``python -m flows.caption``.
+"""
+
+from __future__ import annotations
+
+from functools import cache, partial
+from pathlib import Path
+
+import pyarrow as pa
+from prefect import flow
+
+from flows import windows
+from flows.stage import ShardJob, ShardWork, compute_shards, run, shard_store
+from models.captioner import Captioner
+from tasks.caption import CaptionParams, caption_table, load_captioner
+from tasks.params import read_section
+from tasks.provenance import computation_key, model_revision
+from tasks.runtime import device
+from tasks.shards import join_side, read_manifest, read_named
+
+IMAGES, SCREENED = Path("data/restyled"), Path("data/screened")
+OUT = Path("data/captioned")
+
+
+@cache
+def _captioner(section: CaptionParams) -> Captioner | None:
+    return load_captioner(section, device())
+
+
+def describe(name: str, section: CaptionParams) -> pa.Table:
+    """Caption the images of one shard."""
+    images = join_side(read_named(IMAGES, name), read_named(SCREENED, name))
+    return caption_table(images, _captioner(section), section)
+
+
+@flow
+def caption() -> None:
+    """Caption every shard and publish."""
+    section = read_section(CaptionParams, "caption")
+    revisions = (
+        {"captioner": model_revision(section.model)} if section.method == "captioner" else {}
+    )
+    screened = {shard.name: shard.digest for shard in read_manifest(SCREENED).shards}
+    jobs = [
+        ShardJob(
+            shard.name,
+            computation_key(
+                "caption",
+                inputs=[shard.digest, screened.get(shard.name, "")],
+                params=section,
+                code=["tasks.caption"],
+                revisions=revisions,
+                libraries=["numpy", "pillow", "pyarrow", "torch", "transformers"],
+                device=device().type,
+            ),
+        )
+        for shard in read_manifest(IMAGES).shards
+    ]
+    entries = compute_shards(
+        jobs, ShardWork("caption", "captioned", partial(describe, section=section))
+    )
+    shard_store().publish(OUT, "captioned", entries, {"revisions": revisions})
+    first = shard_store().read(entries[0][0]).slice(0, 20).to_pylist()
+    rows = [{"uid": row["uid"], "caption": " | ".join(row["captions"])} for row in first]
+    windows.table("captions", rows, "The first captions")
+
+
+if __name__ == "__main__":
+    run(caption, OUT)
