@@ -1,0 +1,1 @@
+"""The built-in world: drawn people, their looks, captions and data sets."""

@@ -1,0 +1,273 @@
+"""Writes the built-in world to disk in the layouts of real data sets.
+
+- `write_source`: the layout of MALS: images, and a JSON list of {image, caption, image_id, label};
+- `write_target`: the official layout of CUHK-PEDES: `imgs/<camera>/<name>.jpg` and
+  `reid_raw.json`, a list of {split, captions, file_path, processed_tokens, id}.
+
+So ingestion reads the world as it reads the real thing. Beside each lies `truth.parquet`, keyed by
+`source_path`: attributes, boxes, keypoints. Only evaluation, reports, benchmarks and tests may
+open it; no stage that trains or annotates does.
+
+Every image is a function of the seed and its own number, so any part can be drawn alone.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+from tqdm import tqdm
+
+from tasks.errors import PedAlignError
+from tasks.world.attributes import (
+    Person,
+    belongs_to_target,
+    mals_labels,
+    near_twin,
+    sample_resident,
+)
+from tasks.world.captions import compose, describe
+from tasks.world.looks import SOURCE, TARGET_CAMERAS, render
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tasks.world.drawing import Drawing
+
+log = logging.getLogger(__name__)
+
+SOURCE_JSON: Final = "mals_attrs.json"
+TARGET_JSON: Final = "reid_raw.json"
+TRUTH: Final = "truth.parquet"
+BOX_PARTS: Final = ("person", "head", "hair", "hat", "upper", "lower", "footwear", "bag")
+SPLITS: Final = (("train", 0.72), ("val", 0.08), ("test", 0.20))
+"""Shares of the target's people."""
+
+_QUALITY: Final = 90
+# First word of the seed sequence of each kind of draw, so that none shares a stream.
+_SOURCE_STREAM, _PEOPLE_STREAM, _IMAGE_STREAM, _SPLIT_STREAM = 1, 2, 3, 4
+
+_BOX = pa.list_(pa.float32(), 4)
+
+
+def _truth_schema() -> pa.Schema:
+    def field(name: str, kind: pa.DataType, meaning: str, unit: str = "") -> pa.Field:
+        return pa.field(name, kind, metadata={"meaning": meaning, "unit": unit})
+
+    attributes = tuple(f for f in Person.__dataclass_fields__ if f not in ("skin", "build"))
+    return pa.schema(
+        [
+            field("source_path", pa.string(), "path of the image inside the data set"),
+            field("person", pa.int32(), "identity; in the source every image has its own"),
+            field("look", pa.string(), "look or camera"),
+            field("view", pa.string(), "side of the person that is seen"),
+            field("action", pa.string(), "walking or standing"),
+            *(field(name, pa.string(), f"attribute {name} of the person") for name in attributes),
+            *(
+                field(f"box_{part}", _BOX, f"visible {part}: cx, cy, w, h", "share of the image")
+                for part in BOX_PARTS
+            ),
+            field(
+                "keypoints", pa.list_(pa.float32(), 51), "17 COCO points: x, y, visible", "share"
+            ),
+        ]
+    )
+
+
+TRUTH_SCHEMA: Final = _truth_schema()
+
+
+def _truth(path: str, identity: int, look: str, person: Person, drawing: Drawing) -> dict[str, Any]:
+    return {
+        "source_path": path,
+        "person": identity,
+        "look": look,
+        "view": drawing.view,
+        "action": drawing.action,
+        **person.labels(),
+        **{f"box_{part}": drawing.boxes.get(part) for part in BOX_PARTS},
+        "keypoints": drawing.keypoints.reshape(-1).tolist(),
+    }
+
+
+def _save(drawing: Drawing, path: Path) -> None:
+    Image.fromarray(drawing.pixels).save(path, "JPEG", quality=_QUALITY)
+
+
+def _finish(
+    root: Path, name: str, entries: list[dict[str, Any]], truth: list[dict[str, Any]]
+) -> None:
+    """Write truth and annotations; the annotations come last: present means complete."""
+    table = pa.Table.from_pylist(truth, schema=TRUTH_SCHEMA)
+    pq.write_table(table, root / TRUTH, compression="zstd")
+    text = json.dumps(entries, indent=None, separators=(", ", ": "), ensure_ascii=False)
+    (root / name).write_text(text + "\n", encoding="utf-8")
+
+
+def source_item(index: int, seed: int) -> tuple[Person, Drawing, str, list[int]]:
+    """Draw image `index` of the source: a new person, one caption, 27 labels."""
+    rng = np.random.default_rng([_SOURCE_STREAM, seed, index])
+    person = sample_resident(rng, target=False)
+    drawing = render(person, SOURCE, rng)
+    caption = compose(person, "source", rng, drawing)
+    return person, drawing, caption.text, mals_labels(person, caption.mentioned)
+
+
+def write_source(root: Path, images: int, seed: int) -> None:
+    """Write the source data set in the layout of MALS.
+
+    Args:
+        root: Folder to write into; made if missing.
+        images: How many images, each of a new person.
+        seed: Everything follows from it.
+
+    Raises:
+        PedAlignError: `images` is not positive.
+    """
+    if images < 1:
+        raise PedAlignError(
+            f"world source of {images} images", "at least one image", "raise `images`"
+        )
+    entries: list[dict[str, Any]] = []
+    truth: list[dict[str, Any]] = []
+    for index in tqdm(range(images), desc="draw source", unit="image"):
+        person, drawing, caption, labels = source_item(index, seed)
+        folder = f"gene_crop/w_{index // 1000}"
+        path = f"{folder}/{index % 1000}.jpg"
+        if index % 1000 == 0:
+            (root / folder).mkdir(parents=True, exist_ok=True)
+        _save(drawing, root / path)
+        entries.append(
+            {
+                "image": path,
+                "caption": caption,
+                "image_id": f"w_{index // 1000}_{index % 1000}",
+                "label": labels,
+            }
+        )
+        truth.append(_truth(path, index, SOURCE.name, person, drawing))
+    _finish(root, SOURCE_JSON, entries, truth)
+    log.info("world source: %d images", images)
+
+
+@dataclass(frozen=True)
+class Resident:
+    """A person of the target."""
+
+    number: int
+    """Identity, from 1, contiguous; train first, as in CUHK-PEDES."""
+    person: Person
+    split: str
+    """train | val | test"""
+
+
+def residents(people: int, seed: int) -> list[Resident]:
+    """Invent the people of the target.
+
+    About half of them have near-twins (`attributes.near_twin`) who share the colours of upper and
+    lower garment; a family of twins stays in one split, where its members compete. No two people
+    share all nameable attributes.
+
+    Args:
+        people: How many.
+        seed: Everything follows from it.
+
+    Returns:
+        The people in the order of their numbers.
+    """
+    rng = np.random.default_rng([_PEOPLE_STREAM, seed])
+    families: list[list[Person]] = []
+    seen: set[tuple[str, ...]] = set()
+    while len(seen) < people:
+        family: list[Person] = []
+        wanted = int(rng.choice([1, 2, 3], p=[0.50, 0.32, 0.18]))
+        for _ in range(200):
+            if len(family) == wanted or len(seen) == people:
+                break
+            new = near_twin(family[0], rng) if family else sample_resident(rng, target=True)
+            key = tuple(new.labels().values())
+            if key not in seen and belongs_to_target(new):
+                seen.add(key)
+                family.append(new)
+        families.append(family)
+    order = np.random.default_rng([_SPLIT_STREAM, seed]).permutation(len(families))
+    queue = [families[int(i)] for i in order]
+    out: list[Resident] = []
+    filled = 0.0
+    for split, share in SPLITS:
+        filled += share
+        until = people if split == SPLITS[-1][0] else round(people * filled)
+        while queue and len(out) < until:
+            out += [Resident(len(out) + 1 + i, p, split) for i, p in enumerate(queue.pop(0))]
+    return out
+
+
+def target_item(resident: Resident, shot: int, seed: int) -> tuple[Drawing, str, list[str]]:
+    """Draw one image of a person of the target.
+
+    Args:
+        resident: Who.
+        shot: Number of the image; the cameras change from shot to shot.
+        seed: Everything follows from it.
+
+    Returns:
+        The drawing, the camera's name and two captions that differ.
+    """
+    rng = np.random.default_rng([_IMAGE_STREAM, seed, resident.number, shot])
+    camera = TARGET_CAMERAS[(resident.number * 7 + shot) % len(TARGET_CAMERAS)]
+    drawing = render(resident.person, camera, rng)
+    captions = [describe(resident.person, "target", rng, drawing)]
+    while len(captions) < 2:
+        other = describe(resident.person, "target", rng, drawing)
+        captions += [other] if other != captions[0] else []
+    return drawing, camera.name, captions
+
+
+def write_target(root: Path, people: int, images_per_person: int, seed: int) -> None:
+    """Write the target data set in the official layout of CUHK-PEDES.
+
+    Args:
+        root: Folder to write into; made if missing.
+        people: How many identities.
+        images_per_person: Images of each, over the cameras.
+        seed: Everything follows from it.
+
+    Raises:
+        PedAlignError: Too few people for three splits, or no images.
+    """
+    if people < 10 or images_per_person < 1:
+        raise PedAlignError(
+            f"world target of {people} people with {images_per_person} images each",
+            "at least 10 people (three splits) and one image each",
+            "raise `people` or `images_per_person`",
+        )
+    for camera in TARGET_CAMERAS:
+        (root / "imgs" / camera.name).mkdir(parents=True, exist_ok=True)
+    entries: list[dict[str, Any]] = []
+    truth: list[dict[str, Any]] = []
+    for resident in tqdm(residents(people, seed), desc="draw target", unit="person"):
+        for shot in range(images_per_person):
+            drawing, camera_name, captions = target_item(resident, shot, seed)
+            path = f"{camera_name}/{resident.number:05d}_{shot}.jpg"
+            _save(drawing, root / "imgs" / path)
+            entries.append(
+                {
+                    "split": resident.split,
+                    "captions": captions,
+                    "file_path": path,
+                    "processed_tokens": [re.findall(r"[a-z0-9]+", c.lower()) for c in captions],
+                    "id": resident.number,
+                }
+            )
+            truth.append(
+                _truth(f"imgs/{path}", resident.number, camera_name, resident.person, drawing)
+            )
+    _finish(root, TARGET_JSON, entries, truth)
+    log.info("world target: %d people, %d images", people, len(entries))

@@ -1,0 +1,162 @@
+import hashlib
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from tasks.errors import PedAlignError
+from tasks.world.attributes import belongs_to_target
+from tasks.world.batches import sample_batch
+from tasks.world.dataset import (
+    SOURCE_JSON,
+    TARGET_JSON,
+    TRUTH,
+    TRUTH_SCHEMA,
+    residents,
+    source_item,
+    target_item,
+    write_source,
+    write_target,
+)
+from tasks.world.looks import TARGET_CAMERAS
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory):
+    root = tmp_path_factory.mktemp("target")
+    write_target(root, people=20, images_per_person=4, seed=3)
+    return root
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    root = tmp_path_factory.mktemp("source")
+    write_source(root, images=30, seed=3)
+    return root
+
+
+def fingerprint(root):
+    files = sorted(p for p in root.rglob("*") if p.is_file())
+    return {
+        p.relative_to(root).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files
+    }
+
+
+def test_the_target_is_in_the_official_layout(target):
+    entries = json.loads((target / TARGET_JSON).read_text())
+    assert len(entries) == 80
+    for e in entries:
+        assert set(e) == {"split", "captions", "file_path", "processed_tokens", "id"}
+        assert e["split"] in ("train", "val", "test")
+        assert len(e["captions"]) == 2
+        assert e["captions"][0] != e["captions"][1]
+        assert len(e["processed_tokens"]) == 2
+        assert all(isinstance(w, str) for tokens in e["processed_tokens"] for w in tokens)
+        with Image.open(target / "imgs" / e["file_path"]) as image:
+            assert (image.format, image.size, image.mode) == ("JPEG", (96, 192), "RGB")
+    assert {e["id"] for e in entries} == set(range(1, 21)), "identities count from 1"
+    cameras = {c.name for c in TARGET_CAMERAS}
+    for identity in range(1, 21):
+        own = [e["file_path"].split("/")[0] for e in entries if e["id"] == identity]
+        assert len(set(own)) == 4, "a person is seen by another camera each time"
+        assert set(own) <= cameras
+
+
+def test_splits_share_no_person_and_train_comes_first(target):
+    entries = json.loads((target / TARGET_JSON).read_text())
+    ids = {s: {e["id"] for e in entries if e["split"] == s} for s in ("train", "val", "test")}
+    assert all(ids.values())
+    assert sum(map(len, ids.values())) == 20
+    assert max(ids["train"]) < min(ids["val"])
+    assert max(ids["val"]) < min(ids["test"])
+
+
+def test_the_source_is_in_the_layout_of_mals(source):
+    entries = json.loads((source / SOURCE_JSON).read_text())
+    assert len(entries) == 30
+    for e in entries:
+        assert set(e) == {"image", "caption", "image_id", "label"}
+        assert len(e["label"]) == 27
+        assert set(e["label"]) <= {-1, 0, 1}
+        assert (source / e["image"]).is_file()
+    assert len({e["image_id"] for e in entries}) == 30
+
+
+@pytest.mark.parametrize("which", ["source", "target"])
+def test_the_truth_lies_beside_and_names_every_image(which, request):
+    root = request.getfixturevalue(which)
+    table = pq.read_table(root / TRUTH)
+    assert table.schema.equals(TRUTH_SCHEMA)
+    assert all(field.metadata[b"meaning"] for field in table.schema)
+    assert all((root / path).is_file() for path in table["source_path"].to_pylist())
+    assert len(set(table["source_path"].to_pylist())) == table.num_rows
+    for row in table.to_pylist():
+        assert row["box_person"] is not None
+        assert (row["box_bag"] is None) or row["bag"] != "none"
+        assert len(row["keypoints"]) == 51
+
+
+def test_nothing_of_the_truth_is_in_the_annotations(target):
+    text = (target / TARGET_JSON).read_text()
+    assert "upper_colour" not in text
+    assert "box" not in json.loads(text)[0]
+
+
+def test_the_same_seed_gives_the_same_bytes(target, source, tmp_path):
+    write_target(tmp_path / "t", people=20, images_per_person=4, seed=3)
+    write_source(tmp_path / "s", images=30, seed=3)
+    assert fingerprint(tmp_path / "t") == fingerprint(target)
+    assert fingerprint(tmp_path / "s") == fingerprint(source)
+
+
+def test_an_image_does_not_depend_on_the_others(source, target, tmp_path):
+    """A longer source begins with the shorter one; one item alone is the same as in a run."""
+    write_source(tmp_path, images=10, seed=3)
+    short, long = fingerprint(tmp_path), fingerprint(source)
+    assert all(long[name] == digest for name, digest in short.items() if name.endswith(".jpg"))
+    entries = json.loads((target / TARGET_JSON).read_text())
+    drawing, camera, captions = target_item(residents(20, seed=3)[6], shot=2, seed=3)
+    entry = next(e for e in entries if e["file_path"] == f"{camera}/00007_2.jpg")
+    assert entry["captions"] == captions
+    with Image.open(target / "imgs" / entry["file_path"]) as image:
+        assert np.abs(np.asarray(image).astype(int) - drawing.pixels).mean() < 6  # JPEG only
+
+
+def test_no_two_people_are_identical_yet_many_are_alike():
+    people = residents(280, seed=0)
+    assert len({tuple(r.person.labels().values()) for r in people}) == 280
+    counts = {s: sum(r.split == s for r in people) for s in ("train", "val", "test")}
+    assert counts["train"] >= 195
+    assert counts["val"] >= 20
+    assert counts["test"] >= 50
+    tests = [r.person for r in people if r.split == "test"]
+    colours = [(p.upper_colour, p.lower_colour) for p in tests]
+    alike = np.mean([colours.count(c) > 1 for c in colours])
+    assert 0.4 < alike < 0.95, "colours alone decide some queries and not others"
+
+
+def test_every_person_of_the_target_is_reserved_and_none_of_the_source():
+    assert all(belongs_to_target(r.person) for r in residents(60, seed=5))
+    assert not any(belongs_to_target(source_item(i, seed=5)[0]) for i in range(20))
+
+
+def test_training_batches_never_show_the_target():
+    rng = np.random.default_rng(0)
+    pixels, captions, people, drawings = sample_batch(rng, 12, "mixed", (96, 48))
+    assert pixels.shape == (12, 96, 48, 3)
+    assert len(captions) == len(people) == len(drawings) == 12
+    assert not any(map(belongs_to_target, people))
+    again = sample_batch(np.random.default_rng(0), 12, "mixed", (96, 48))
+    np.testing.assert_array_equal(pixels, again[0])
+    assert captions == again[1]
+    with pytest.raises(ValueError, match="never see the target"):
+        sample_batch(rng, 1, "target", (96, 48))
+
+
+def test_impossible_sizes_are_errors(tmp_path):
+    with pytest.raises(PedAlignError, match="0 images"):
+        write_source(tmp_path, images=0, seed=0)
+    with pytest.raises(PedAlignError, match="3 people"):
+        write_target(tmp_path, people=3, images_per_person=4, seed=0)
