@@ -41,7 +41,7 @@ from tasks.errors import PedAlignError
 from tasks.params import PARAMS_FILE
 from tasks.runtime import cache_root, runtime, use_machine
 from tasks.shards import ShardRecord, atomic_write
-from tasks.store import ShardStore, output_lock
+from tasks.store import ShardStore, TrainingStore, output_lock
 
 log = logging.getLogger(__name__)
 
@@ -233,6 +233,25 @@ def compute_shards(jobs: Sequence[ShardJob], work: ShardWork) -> list[tuple[str,
     log.info("%s: %d shards, %d reused from the store", work.stage, len(jobs), reused)
     _record_reuse(work.stage, len(jobs), reused)
     return entries
+
+
+def have_training(key: str, output: Path, make: Callable[[Path], Path]) -> None:
+    """Publish a training: the finished one of this key, else a new or continued one.
+
+    Args:
+        key: From `tasks.provenance.computation_key`.
+        output: The stage's output folder.
+        make: Trains; given the folder for running checkpoints, in which an interrupted call left
+            its own, and returns the folder, below that one, that holds everything to keep.
+    """
+    store = TrainingStore(cache_root())
+    found = store.find(key) is not None
+    if found:
+        log.info("%s: this training is finished already", output)
+    else:
+        store.save(key, make(store.running(key)))
+    store.publish(key, output)
+    _record_reuse(output.as_posix(), 1, int(found))
 
 
 def _record_reuse(stage: str, shards: int, reused: int) -> None:

@@ -61,9 +61,18 @@ class Progress:
         # The stub allows for an async caller; this one is not.
         self.artifact = cast("UUID", create_progress_artifact(0.0, description=description))
 
+    def reach(self, share: float, note: str = "") -> None:
+        """Move the bar to a share of the whole; the note is logged at every tenth."""
+        percent = int(100 * share)
+        if note and percent // 10 != 100 * self.done // self.total // 10:
+            log.info("%d %%: %s", percent, note)
+        self.advance(percent * self.total // 100 - self.done)
+
     @_shown
     def advance(self, steps: int = 1) -> None:
         """Count some steps as done."""
+        if steps <= 0:
+            return
         before = 100 * self.done // self.total
         self.done += steps
         percent = 100 * self.done // self.total
@@ -81,6 +90,14 @@ def picture(key: str, image: Image.Image, caption: str) -> None:
     create_image_artifact(image_url=url, key=key, description=caption)
     # The artifact page shows the picture; Markdown shows it inline on the run's own page too.
     create_markdown_artifact(f"![{caption}]({url})\n\n{caption}", key=f"{key}-inline")
+
+
+@_shown
+def sheet(key: str, rows: Sequence[tuple[str, Sequence[Image.Image | None]]], caption: str) -> None:
+    """Show named rows of pictures as one contact sheet on the run's page."""
+    from tasks.report.sheets import SheetRow, contact_sheet  # the fonts take half a second
+
+    picture(key, contact_sheet([SheetRow(name, "", images) for name, images in rows]), caption)
 
 
 @_shown

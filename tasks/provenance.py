@@ -141,6 +141,12 @@ def folder_digest(folder: Path, pattern: str = "**/*") -> str:
     return digest(parts)
 
 
+def _plain(value: object) -> object:
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
+
+
 @cache
 def model_revision(name: str) -> str:
     """Say exactly which weights a model name stands for.
@@ -185,17 +191,16 @@ def computation_key(
     Args:
         stage: The stage's name.
         inputs: Digests of the input shards or folders.
-        params: The parameters that matter: a dataclass, or anything JSON-able.
+        params: The parameters that matter: a dataclass, a list of them, or anything JSON-able.
         code: Modules that compute; what they import from this project counts too.
         revisions: Digest or hub commit of every model that is used.
         libraries: Distributions whose version counts.
         device: Class of device, without its index: two GPUs of a machine give the same bytes.
     """
-    plain = asdict(params) if is_dataclass(params) and not isinstance(params, type) else params
     return digest(
         stage,
         list(inputs),
-        plain,
+        _plain(params),
         code_digest(*sorted(code)),
         dict(revisions or {}),
         library_versions(*libraries),

@@ -1,0 +1,101 @@
+"""Stage `restyle`: source images in the target's look, straight to Parquet.
+
+In: source shards (with ``mode: generate`` the target's) and the DaD ControlNet. Out:
+``data/restyled``. Before/after sheets show on the run's page. Alone: ``python -m flows.restyle``.
+"""
+
+from __future__ import annotations
+
+from functools import cache, partial
+from pathlib import Path
+
+import pyarrow as pa
+from prefect import flow
+
+from flows import windows
+from flows.stage import ShardJob, ShardWork, compute_shards, run, shard_store
+from models.dad.restyler import Restyler
+from tasks.diffusion import DiffusionParams, base_revision
+from tasks.images import decode
+from tasks.inputs import Inputs, optional
+from tasks.params import read_section
+from tasks.provenance import computation_key, folder_digest
+from tasks.restyle import RestyleParams, open_restyler, restyle_table
+from tasks.runtime import device, runtime
+from tasks.shards import read_manifest, read_named
+
+OUT = Path("data/restyled")
+SHEET_IMAGES = 10
+
+
+@cache
+def _restyler(
+    diffusion: DiffusionParams, section: RestyleParams, dad: Path | None
+) -> Restyler | None:
+    return open_restyler(diffusion, section, dad, device())
+
+
+def redraw(
+    name: str,
+    images: Path,
+    diffusion: DiffusionParams,
+    section: RestyleParams,
+    dad: Path | None,
+) -> pa.Table:
+    """Restyle one shard."""
+    return restyle_table(
+        read_named(images, name),
+        _restyler(diffusion, section, dad),
+        section,
+        diffusion.size,
+        batch=runtime().batch_size,
+    )
+
+
+@flow
+def restyle() -> None:
+    """Restyle every shard and publish."""
+    section = read_section(RestyleParams, "restyle")
+    diffusion = read_section(DiffusionParams, "diffusion")
+    inputs = read_section(Inputs, "inputs")
+    images, dad = Path(inputs.restyle), optional(inputs.dad)
+    revisions = {} if section.mode == "none" else {"base": base_revision(diffusion)}
+    if dad is not None and section.mode != "none":
+        revisions["dad"] = folder_digest(dad)
+    shards = read_manifest(images).shards
+    jobs = [
+        ShardJob(
+            shard.name,
+            computation_key(
+                "restyle",
+                inputs=[shard.digest],
+                params=[section, diffusion],
+                code=["tasks.restyle"],
+                revisions=revisions,
+                libraries=["diffusers", "numpy", "pillow", "pyarrow", "torch", "transformers"],
+                device=device().type,
+            ),
+        )
+        for shard in shards
+    ]
+    compute = partial(redraw, images=images, diffusion=diffusion, section=section, dad=dad)
+    entries = compute_shards(jobs, ShardWork("restyle", "restyled", compute))
+    shard_store().publish(OUT, "restyled", entries, {"mode": section.mode, "revisions": revisions})
+    if section.mode != "generate":
+        _show(images, entries[0][1])
+
+
+def _show(images: Path, name: str) -> None:
+    """Put the first images of a shard above what was made of them."""
+    made = read_named(OUT, name).slice(0, SHEET_IMAGES).to_pylist()
+    parents = {row["uid"]: row for row in read_named(images, name, ["uid", "image"]).to_pylist()}
+    before, after = (
+        [decode(row["image"]) if row["image"] else None for row in rows]
+        for rows in ([parents[row["uid"].rpartition(".")[0]] for row in made], made)
+    )
+    rows = [("source", before), ("restyled", after)]
+    windows.sheet("restyled", rows, "Source above, restyled below")
+
+
+if __name__ == "__main__":
+    run(restyle, OUT)

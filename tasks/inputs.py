@@ -1,0 +1,46 @@
+"""Section ``inputs`` of params.yaml: the files and folders that stages read, by mode.
+
+DVC takes them as dependencies (``${inputs.NAME}`` in dvc.yaml), so a stage depends on what it uses
+in the chosen mode and on nothing else: `NOTHING` stands where it uses nothing from disk.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tasks.params import params
+
+NOTHING = "data/nothing"
+
+
+@params
+class Inputs:
+    """What the chosen profile reads."""
+
+    adapt: str
+    """The target's shards; DaD learns the look of their train split."""
+    restyle: str
+    """Source shards; with ``mode: generate`` the target's, whose captions become prompts."""
+    dad: str
+    """The ControlNet; `NOTHING` samples from the base alone, or with ``mode: none`` not at all."""
+    pretrain_images: str
+    """The pictures that pretraining reads."""
+    pretrain_annotations: str
+    """Their phrases and regions."""
+    base: str
+    """Folder of the base diffusion model; `NOTHING` where it comes from the hub."""
+    poser: str
+    """Folder of the pose model; `NOTHING` where it comes from the hub or nobody is judged."""
+    captioner: str
+    """Folder of the captioner; `NOTHING` where it comes from the hub or captions are kept."""
+    detector: str
+    """Folder of the open-set detector; `NOTHING` where it comes from the hub or is built in."""
+    vision: str
+    """Folder of the vision encoder's starting weights; `NOTHING` where they come from the hub."""
+    text: str
+    """Folder of the text encoder's starting weights; `NOTHING` where they come from the hub."""
+
+
+def optional(path: str) -> Path | None:
+    """The path, or None for `NOTHING`."""
+    return None if path == NOTHING else Path(path)

@@ -1,0 +1,129 @@
+"""A stage's run: failures reach the shell, finished shards are kept, orphans end."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = [pytest.mark.prefect, pytest.mark.slow]
+
+STAGE = """
+from functools import partial
+from pathlib import Path
+import sys, time
+import pyarrow as pa
+from prefect import flow
+from flows.stage import ShardJob, ShardWork, compute_shards, run, shard_store
+from tasks.errors import PedAlignError
+from tasks.schemas import CAPTIONED
+from tasks.shards import image_uid
+
+OUT = Path("out")
+
+def compute(name, mode):
+    if mode == "poison" and name == "b1.parquet":
+        raise ValueError("poisoned shard")
+    if mode == "rule":
+        raise PedAlignError("value 3", "at most 2", "lower it")
+    if mode == "hang":
+        Path("hanging").touch()
+        time.sleep(60)
+    digit = "0" if name.startswith("b0") else "f"
+    row = {"uid": digit * 16, "captions": [name], "method": "m", "status": "ok"}
+    return pa.Table.from_pylist([row], CAPTIONED)
+
+@flow
+def toy(mode: str) -> None:
+    jobs = [ShardJob(f"b{i}.parquet", f"key{i}") for i in range(2)]
+    entries = compute_shards(jobs, ShardWork("toy", "captioned", partial(compute, mode=mode)))
+    shard_store().publish(OUT, "captioned", entries, {})
+
+if __name__ == "__main__":
+    run(toy, OUT, mode=sys.argv[1])
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    (tmp_path / "toy.py").write_text(STAGE)
+    (tmp_path / "params.yaml").write_text("machine: {threads: 1}\n")
+    (tmp_path / "runtime.yaml").write_text("port: 4399\ndevice: cpu\n")
+    return tmp_path
+
+
+def environment(project: Path) -> dict[str, str]:
+    return os.environ | {
+        "PYTHONPATH": f"{project}{os.pathsep}{ROOT}",
+        "PREFECT_HOME": str(project / ".prefect"),
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+        "DO_NOT_TRACK": "1",
+    }
+
+
+def stage(project: Path, mode: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "toy", mode],
+        cwd=project, env=environment(project), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def reuse(project: Path) -> dict[str, object]:
+    record = json.loads((project / ".cache" / "reuse" / "toy.json").read_bytes())
+    assert isinstance(record, dict)
+    return record
+
+
+def test_a_poisoned_shard_fails_the_process_and_keeps_the_others(project: Path) -> None:
+    failed = stage(project, "poison")
+    assert failed.returncode != 0
+    assert "poisoned shard" in failed.stdout + failed.stderr
+    assert not (project / "out").exists()
+
+    mended = stage(project, "good")
+    assert mended.returncode == 0, mended.stderr
+    assert "no Prefect server" in mended.stderr
+    assert reuse(project) == {"stage": "toy", "shards": 2, "reused": 1}
+    assert sorted(p.name for p in (project / "out").iterdir()) == [
+        "b0.parquet",
+        "b1.parquet",
+        "manifest.json",
+    ]
+    timing = json.loads((project / ".cache" / "timings" / "toy.json").read_bytes())
+    assert timing["seconds"] > 0
+    assert timing["peak_mb"] > 10
+
+
+def test_a_mistake_of_the_user_is_a_paragraph(project: Path) -> None:
+    failed = stage(project, "rule")
+    assert failed.returncode == 1
+    last = failed.stderr[failed.stderr.rindex("toy stopped.") :]
+    assert " ".join(last.split()).startswith(
+        "toy stopped. value 3 rule: at most 2 remedy: lower it"
+    )
+
+
+def test_a_stage_ends_when_its_parent_is_killed(project: Path) -> None:
+    # The shell stands for dvc: killing it alone must not leave the stage running.
+    command = f"{sys.executable} -m toy hang & echo $! > pid; wait"
+    parent = subprocess.Popen(
+        ["sh", "-c", command], cwd=project, env=environment(project),
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not (project / "hanging").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    child = int((project / "pid").read_text())
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    while Path(f"/proc/{child}/stat").exists():
+        if Path(f"/proc/{child}/stat").read_text().split()[2] == "Z":
+            break
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
