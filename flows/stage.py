@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
 
+import psutil
 import pyarrow as pa
 from prefect import Flow, tags, task
 from prefect.cache_policies import NO_CACHE
@@ -152,6 +153,8 @@ def _end_with_parent() -> None:
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(0.5)
+        for child in psutil.Process().children(recursive=True):  # Prefect's own server, workers
+            child.kill()
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True, name="parent-watch").start()

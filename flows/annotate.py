@@ -1,0 +1,90 @@
+"""Stage `annotate`: phrases with character spans, and a region for each.
+
+In: ``data/restyled``, ``data/captioned``. Out: ``data/annotated``, one row an image. Boxes drawn on
+images show on the run's page. Alone: ``python -m flows.annotate``.
+"""
+
+from __future__ import annotations
+
+from functools import cache, partial
+from pathlib import Path
+
+import pyarrow as pa
+from prefect import flow
+from spacy.language import Language
+
+from flows import windows
+from flows.stage import ShardJob, ShardWork, compute_shards, run, shard_store
+from models.detector import RegionProposer
+from tasks.annotate import AnnotateParams, annotate_table, load_proposer
+from tasks.images import decode
+from tasks.overlays import draw_regions
+from tasks.params import read_section
+from tasks.phrases import EMBEDDED, load_parser
+from tasks.provenance import computation_key, model_revision
+from tasks.runtime import device
+from tasks.schemas import OK
+from tasks.shards import join_side, read_manifest, read_named
+
+IMAGES, CAPTIONED = Path("data/restyled"), Path("data/captioned")
+OUT = Path("data/annotated")
+SHEET_IMAGES = 8
+
+
+@cache
+def _proposer(section: AnnotateParams) -> RegionProposer:
+    return load_proposer(section, device())
+
+
+@cache
+def _parser(name: str) -> Language:
+    return load_parser(name)
+
+
+def find(name: str, section: AnnotateParams) -> pa.Table:
+    """Annotate the images of one shard."""
+    images = join_side(read_named(IMAGES, name), read_named(CAPTIONED, name))
+    return annotate_table(images, _parser(section.parser), _proposer(section), section)
+
+
+@flow
+def annotate() -> None:
+    """Annotate every shard and publish."""
+    section = read_section(AnnotateParams, "annotate")
+    revisions = {"parser": f"{section.parser} {_parser(section.parser).meta['version']}"}
+    if section.proposer != EMBEDDED:
+        revisions["proposer"] = model_revision(section.proposer)
+    captioned = {shard.name: shard.digest for shard in read_manifest(CAPTIONED).shards}
+    jobs = [
+        ShardJob(
+            shard.name,
+            computation_key(
+                "annotate",
+                inputs=[shard.digest, captioned.get(shard.name, "")],
+                params=section,
+                code=["tasks.annotate"],
+                revisions=revisions,
+                libraries=["numpy", "pillow", "pyarrow", "scipy", "spacy", "torch", "transformers"],
+                device=device().type,
+            ),
+        )
+        for shard in read_manifest(IMAGES).shards
+    ]
+    entries = compute_shards(
+        jobs, ShardWork("annotate", "annotated", partial(find, section=section))
+    )
+    shard_store().publish(OUT, "annotated", entries, {"revisions": revisions})
+    _show(entries[0][1])
+
+
+def _show(name: str) -> None:
+    """Draw the boxes of a shard's first usable images."""
+    rows = [row for row in read_named(OUT, name).to_pylist() if row["status"] == OK][:SHEET_IMAGES]
+    images = {r["uid"]: r["image"] for r in read_named(IMAGES, name, ["uid", "image"]).to_pylist()}
+    drawn = [draw_regions(decode(images[row["uid"]]), row) for row in rows]
+    if drawn:
+        windows.sheet("annotated", [("regions", drawn)], "A box for each phrase")
+
+
+if __name__ == "__main__":
+    run(annotate, OUT)
