@@ -128,13 +128,13 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     with _open(data, max_pixels) as image:
         orientation = _orientation(image)
         try:
+            image.seek(0)
+            image.load()
+            rgb = _to_rgb(image)
             if image.format == "PNG":
                 # Pillow decodes damaged PNG data to noise; only `verify` looks at the checksums.
                 with _open(data, max_pixels) as twin:
                     twin.verify()
-            image.seek(0)
-            image.load()
-            rgb = _to_rgb(image)
         except _DECODE_FAULTS as error:
             raise _decode_fault(error) from error
     turn = _UPRIGHT.get(orientation)
@@ -219,7 +219,7 @@ def _open(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
             raise ImageError("truncated", f"header incomplete after {len(data)} bytes") from None
         raise ImageError("not-an-image", f"begins with {data[:12]!r}") from None
     except _DECODE_FAULTS as error:
-        raise ImageError("broken", f"header unreadable ({error})") from error
+        raise _decode_fault(error) from error
     pixels = image.width * image.height
     if pixels > max_pixels:
         found = f"{image.width}x{image.height} pixels (limit {max_pixels} in all)"
@@ -230,7 +230,8 @@ def _open(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
 
 def _decode_fault(error: BaseException) -> ImageError:
     text = " ".join(str(error).split())
-    reason = "truncated" if "truncated" in text or isinstance(error, EOFError) else "broken"
+    cut = "truncated" in text.lower() or isinstance(error, EOFError)
+    reason = "truncated" if cut else "broken"
     return ImageError(reason, text or type(error).__name__)
 
 

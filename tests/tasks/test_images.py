@@ -90,6 +90,10 @@ def test_a_file_cut_in_the_middle_is_truncated(name):
     assert reason_of(data[: len(data) // 2]) == "truncated"
 
 
+def test_a_jpeg_cut_inside_its_header_is_truncated():
+    assert reason_of(save(Image.fromarray(two_tone()), "JPEG")[:200]) == "truncated"
+
+
 def test_a_png_with_a_damaged_pixel_stream_is_broken():
     data = bytearray(save(Image.fromarray(two_tone(64, 64)), "PNG"))
     at = data.index(b"IDAT") + 10

@@ -1,0 +1,173 @@
+"""Retrieval metrics: a value for every query first, the mean last; and score fusion.
+
+Shapes: Q queries, G gallery images, K candidates a query.
+
+Ties: images of equal score are ranked in gallery order (a stable sort), whatever the chunk size.
+Queries without any match in the gallery have no value: they are counted and left out of the means.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+RANKS = (1, 5, 10)
+
+
+@dataclass(frozen=True)
+class QueryMetrics:
+    """What each query scored; rows without a match hold 0 matches and rank 0."""
+
+    first_rank_Q: Tensor
+    """1-based rank of the first match; 0 without one."""
+    average_precision_Q: Tensor
+    """Mean of the precisions at its matches, in [0, 1]."""
+    inverse_negative_penalty_Q: Tensor
+    """Matches divided by the rank of the last one, in [0, 1]."""
+    matches_Q: Tensor
+    """Matching images in the gallery."""
+
+    def hits(self, rank: int) -> Tensor:
+        """Whether each query has a match among its first `rank` images: boolean (Q,)."""
+        return (self.first_rank_Q > 0) & (self.first_rank_Q <= rank)
+
+    def cmc(self, length: int) -> Tensor:
+        """Cumulative match characteristic in percent: entry k - 1 is R@k, (length,)."""
+        ranks = self.first_rank_Q[self.matches_Q > 0]
+        counts = torch.bincount(ranks, minlength=length + 1)[1 : length + 1]
+        return 100 * counts.cumsum(0).double() / max(len(ranks), 1)
+
+    def means(self, ranks: tuple[int, ...] = RANKS) -> dict[str, float]:
+        """R@k, mAP and mINP in percent, the queries counted and those without a match.
+
+        Without a single query that has a match, every mean is 0.
+        """
+        found = self.matches_Q > 0
+        counted = max(int(found.sum()), 1)
+
+        def percent(values_Q: Tensor) -> float:
+            return 100 * float(values_Q[found].double().sum()) / counted
+
+        means = {f"R{rank}": percent(self.hits(rank)) for rank in ranks}
+        return means | {
+            "mAP": percent(self.average_precision_Q),
+            "mINP": percent(self.inverse_negative_penalty_Q),
+            "queries": float(found.sum()),
+            "without_match": float((~found).sum()),
+        }
+
+
+def query_metrics(
+    scores_QG: Tensor, query_ids_Q: Tensor, gallery_ids_G: Tensor, *, chunk: int = 1024
+) -> QueryMetrics:
+    """Rank the gallery for every query (PAPERS A10).
+
+    Args:
+        scores_QG: The higher the better.
+        query_ids_Q: Person of each query.
+        gallery_ids_G: Person of each gallery image.
+        chunk: Queries ranked at a time: memory is about 30 bytes * chunk * G.
+
+    Raises:
+        ValueError: Shapes that do not fit, or scores that are NaN.
+    """
+    if scores_QG.shape != (len(query_ids_Q), len(gallery_ids_G)):
+        raise ValueError(
+            f"scores of shape {tuple(scores_QG.shape)} for {len(query_ids_Q)} queries and "
+            f"{len(gallery_ids_G)} images: one row a query, one column an image"
+        )
+    parts = [
+        _ranked(scores, ids, gallery_ids_G)
+        for scores, ids in zip(scores_QG.split(chunk), query_ids_Q.split(chunk), strict=True)
+    ]
+    return QueryMetrics(*(torch.cat(values) for values in zip(*parts, strict=True)))
+
+
+def _ranked(
+    scores_QG: Tensor, query_ids_Q: Tensor, gallery_ids_G: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The fields of `QueryMetrics` for some queries."""
+    if scores_QG.isnan().any():
+        raise ValueError("scores contain NaN: a ranking needs numbers; look for it in the features")
+    order_QG = scores_QG.argsort(dim=1, descending=True, stable=True)
+    match_QG = gallery_ids_G[order_QG] == query_ids_Q[:, None]
+    gallery = match_QG.shape[1]
+    rank_G = torch.arange(1, gallery + 1, device=scores_QG.device)
+    hits_QG = match_QG.cumsum(1)
+    matches_Q = match_QG.sum(1)
+    least_Q = matches_Q.clamp(min=1)
+    precision_QG = hits_QG.double() / rank_G
+    average_Q = (precision_QG * match_QG).sum(1) / least_Q
+    last_Q = (rank_G * match_QG).amax(1).clamp(min=1) if gallery else least_Q
+    first_Q = torch.where(
+        matches_Q > 0, gallery + 1 - ((gallery + 1 - rank_G) * match_QG).amax(1), 0
+    )
+    return first_Q, average_Q, matches_Q / last_Q.double(), matches_Q
+
+
+def fill_candidates(logits_QK: Tensor, candidates_QK: Tensor, gallery: int) -> Tensor:
+    """Matching logits of the candidates as rows over the gallery (Q, G).
+
+    Images that are not candidates get their row's lowest logit (PAPERS 1.9, 3).
+
+    Args:
+        logits_QK: Logit of class 1 for each candidate.
+        candidates_QK: Gallery index of each candidate.
+        gallery: G.
+    """
+    scores = logits_QK.amin(1, keepdim=True).expand(-1, gallery).clone()
+    return scores.scatter_(1, candidates_QK, logits_QK)
+
+
+FILLER = 1000.0
+"""What the released evaluation leaves in the rows of queries that another process ranks."""
+
+
+def fuse_scores(
+    similarity_QG: Tensor,
+    matching: list[Tensor],
+    *,
+    similarity_weight: float = 0.002,
+    processes: int = 1,
+) -> Tensor:
+    """The released mixture of matching and similarity scores (PAPERS 1.9, 3).
+
+    Every matrix is scaled to [0, 1] by its own extremes over ALL queries; the result is the mean
+    of the scaled matching scores + `similarity_weight` * scaled similarity.
+
+    With several processes the released code scales each process's matching scores together with
+    filler rows of 1000 and then sums over the processes, so that similarity weighs far more
+    (about 8 logits over four processes, against a tie-break on one). Published numbers very likely
+    have that; `processes` reproduces it. Queries are taken to be dealt in equal runs.
+
+    Args:
+        similarity_QG: Cosines.
+        matching: `fill_candidates` of the images, and of the flipped images where used.
+        similarity_weight: 0.002 as released.
+        processes: How many processes to imitate.
+
+    Returns:
+        Scores (Q, G); only their order within a row matters.
+    """
+    queries = len(similarity_QG)
+    mixed = processes * similarity_weight * _scale(similarity_QG)
+    run = -(-queries // processes)
+    for scores_QG in matching:
+        if processes == 1:
+            scaled = _scale(scores_QG)
+        else:
+            # A process's filler is the highest value; on the other processes a row of filler
+            # adds 1 to all images of a query, which does not change its ranking.
+            scaled = torch.cat(
+                [(rows - rows.min()) / (FILLER - rows.min()) for rows in scores_QG.split(run)]
+            )
+        mixed = mixed + scaled / len(matching)
+    return mixed
+
+
+def _scale(scores: Tensor) -> Tensor:
+    """Scores scaled to [0, 1] by their extremes; zeros where all are equal."""
+    low, high = scores.min(), scores.max()
+    return (scores - low) / (high - low) if high > low else torch.zeros_like(scores)

@@ -1,0 +1,115 @@
+"""ITC, ITM and MLM as functions of tensors, and the drawing of hard negatives.
+
+Shapes: B rows of the batch, N keys compared with (N = B on one device), E feature width,
+L word pieces, V vocabulary, R pairs.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def positive_targets(
+    row_ids_B: Tensor, column_ids_N: Tensor, label_smoothing: float = 0.0
+) -> Tensor:
+    """Soft targets (B, N): all keys of the same id share the row, the rest is smoothed.
+
+    t = (1 - eps) * same / sum(same) + eps / N (PAPERS 1.6). Every row's own key is among the N.
+    """
+    same = (row_ids_B[:, None] == column_ids_N[None, :]).float()
+    targets = same / same.sum(1, keepdim=True)
+    return (1 - label_smoothing) * targets + label_smoothing / len(column_ids_N)
+
+
+def contrastive_loss(
+    image_BE: Tensor,
+    text_BE: Tensor,
+    temperature: Tensor,
+    ids_B: Tensor,
+    *,
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """ITC (and RPC): InfoNCE with several positives, image to text and back, averaged.
+
+    Args:
+        image_BE: Normalised image (or region) features.
+        text_BE: Normalised text (or phrase) features.
+        temperature: Logits are cosines divided by it.
+        ids_B: Rows with equal ids are positives of each other.
+        label_smoothing: eps of `positive_targets`.
+    """
+    logits_BB = image_BE @ text_BE.t() / temperature
+    targets_BB = positive_targets(ids_B, ids_B, label_smoothing)  # symmetric but for its rows' sums
+    to_text = -(targets_BB * F.log_softmax(logits_BB, dim=1)).sum(1).mean()
+    to_image = -(targets_BB * F.log_softmax(logits_BB.t(), dim=1)).sum(1).mean()
+    return (to_text + to_image) / 2
+
+
+class Negatives(NamedTuple):
+    """A hard negative for every row; `valid` is false where the batch holds none."""
+
+    image_B: Tensor
+    """For text b, the index of an image of somebody else."""
+    text_B: Tensor
+    """For image b, the index of a text of somebody else."""
+    valid_B: Tensor
+    """False where every row of the batch has the same id."""
+
+
+@torch.no_grad()
+def hard_negatives(
+    image_BE: Tensor,
+    text_BE: Tensor,
+    temperature: Tensor,
+    ids_B: Tensor,
+    generator: torch.Generator | None = None,
+) -> Negatives:
+    """Draw one image for every text and one text for every image, likelier if more similar.
+
+    The weights are softmax(cos / temperature) + 1e-5, 0 for the same id (PAPERS 1.6, A3). All rows
+    are drawn at once, on the generator's device, so the draw depends on the generator alone.
+    Where a batch has one id only, the released code fails; here such rows are marked.
+    """
+    logits_BB = image_BE @ text_BE.t() / temperature
+    same_BB = ids_B[:, None] == ids_B[None, :]
+    valid_B = ~same_BB.all(1)
+
+    def draw(logits: Tensor) -> Tensor:
+        weights = (F.softmax(logits, dim=1) + 1e-5).masked_fill(same_BB, 0.0)
+        weights = torch.where(valid_B[:, None], weights, 1.0)
+        device = weights.device if generator is None else generator.device
+        return torch.multinomial(weights.to(device), 1, generator=generator)[:, 0].to(ids_B.device)
+
+    return Negatives(image_B=draw(logits_BB.t()), text_B=draw(logits_BB), valid_B=valid_B)
+
+
+def matching_pairs(negatives: Negatives) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The 3 B pairs of ITM: the B that match, every text's negative image, every image's text.
+
+    Returns:
+        Text index, image index, label (1 matches) and weight (0 for a row without a negative),
+        each (3 B,).
+    """
+    rows_B = torch.arange(len(negatives.image_B), device=negatives.image_B.device)
+    text_R = torch.cat([rows_B, rows_B, negatives.text_B])
+    image_R = torch.cat([rows_B, negatives.image_B, rows_B])
+    valid_B = negatives.valid_B
+    label_R = torch.cat([torch.ones_like(rows_B), torch.zeros_like(torch.cat([rows_B, rows_B]))])
+    weight_R = torch.cat([torch.ones_like(valid_B), valid_B, valid_B]).float()
+    return text_R, image_R, label_R, weight_R
+
+
+def matching_loss(logits_R2: Tensor, label_R: Tensor, weight_R: Tensor) -> Tensor:
+    """ITM (and RPM): two-way cross-entropy, averaged over the pairs with weight."""
+    losses_R = F.cross_entropy(logits_R2.float(), label_R, reduction="none")
+    return (losses_R * weight_R).sum() / weight_R.sum()
+
+
+def masked_token_loss(logits_MV: Tensor, labels_M: Tensor) -> Tensor:
+    """MLM: cross-entropy averaged over the labelled positions, 0 where there is none."""
+    total = F.cross_entropy(logits_MV.float(), labels_M, ignore_index=-100, reduction="sum")
+    return total / (labels_M != -100).sum().clamp(min=1)

@@ -1,0 +1,241 @@
+"""The MRA retrieval model: image encoder, text encoder, fusion encoder and their heads.
+
+Shapes: B rows, C channels, H x W pixels, P image tokens (token 0 is their mean), L word pieces,
+D width (image or text), E width of the contrastive feature, R pairs.
+
+An image and a text each become tokens and one normalised feature; features are compared by their
+cosine (ITC), tokens by the fusion encoder, whose [CLS] the matching head judges (ITM). The
+architecture is PAPERS 1.5; `MRAConfig.reading` says where the paper's text and where the released
+code is followed. What trains it is in `objectives`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.mra.config import MRAConfig, Reading
+from models.mra.pooling import STRIPES, masked_mean, stripe_pool
+from models.mra.text import ImageKeys, TextEncoder, bert_config
+from models.mra.vision import VisionEncoder, swin_config
+
+
+class MRA(nn.Module):
+    """Image-text retrieval with a fusion encoder.
+
+    Attributes:
+        config: Sizes and reading.
+        vision_encoder: Swin; images to tokens.
+        text_encoder: BERT; texts to tokens, pairs to fused tokens, and the MLM head.
+        vision_proj, text_proj: Contrastive heads.
+        itm_head: Matching head on a pair's fused [CLS]; its class 1 is "they match".
+        temp: Learnable temperature; logits are cosines divided by it.
+    """
+
+    def __init__(self, config: MRAConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.vision_encoder = VisionEncoder(swin_config(config))
+        self.text_encoder = TextEncoder(
+            bert_config(config), text_layers=config.text_layers, image_dim=config.vision_width
+        )
+        self.vision_proj = _head(config, config.vision_width, STRIPES)
+        self.text_proj = _head(config, config.text_dim, 1 + STRIPES)
+        self.itm_head = nn.Sequential(
+            nn.Linear(config.text_dim, 2 * config.text_dim),
+            nn.LayerNorm(2 * config.text_dim),
+            nn.GELU(),
+            nn.Linear(2 * config.text_dim, 2),
+        )
+        self.temp = nn.Parameter(torch.tensor(config.temperature))
+
+    @classmethod
+    def from_config(cls, config: MRAConfig) -> MRA:
+        """A model with random weights (from torch's current seed)."""
+        return cls(config)
+
+    # --- one modality ---------------------------------------------------------------------------
+
+    def encode_image(self, image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode images.
+
+        Args:
+            image_BCHW: Normalised pixels of `config.image_size`.
+
+        Returns:
+            Tokens (B, 1 + P, D) and normalised features (B, E).
+        """
+        tokens_BPD: Tensor = self.vision_encoder(image_BCHW)
+        return tokens_BPD, normalise(self.image_feature(tokens_BPD))
+
+    def encode_text(self, ids_BL: Tensor, mask_BL: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode texts.
+
+        Args:
+            ids_BL: Word-piece ids. Under `reading.pool_pads` every text has to be padded to
+                `config.max_tokens`, because its feature averages over the padding.
+            mask_BL: 1 for a word piece, 0 for padding.
+
+        Returns:
+            Tokens (B, L, D) and normalised features (B, E).
+        """
+        tokens_BLD = self.text_encoder.encode(ids_BL, mask_BL)
+        return tokens_BLD, normalise(self.text_feature(tokens_BLD, mask_BL))
+
+    def image_feature(self, tokens_BPD: Tensor) -> Tensor:
+        """Contrastive feature of whole images, not yet normalised: (B, E)."""
+        if self.config.head == "stripes":
+            return self.vision_proj(stripe_pool(tokens_BPD[:, 1:]))
+        return self.vision_proj(tokens_BPD[:, 0])
+
+    def region_feature(self, tokens_BPD: Tensor, inside_BP: Tensor) -> Tensor:
+        """Contrastive feature of a region of each image, not yet normalised: (B, E).
+
+        Under the paper's reading it is the image feature's own pooling over the region's tokens,
+        so a region that is the whole image has the image's feature. The released stripe head pools
+        the whole image whatever the region (PAPERS 1.6 a).
+
+        Args:
+            tokens_BPD: Tokens of `encode_image`, token 0 included.
+            inside_BP: 1 for a patch inside the region, token 0 not included.
+        """
+        if self.config.head == "token":
+            return self.vision_proj(masked_mean(tokens_BPD[:, 1:], inside_BP))
+        mask = inside_BP if self.config.reading.region_pooling else None
+        return self.vision_proj(stripe_pool(tokens_BPD[:, 1:], mask))
+
+    def text_feature(self, tokens_BLD: Tensor, mask_BL: Tensor) -> Tensor:
+        """Contrastive feature of texts, not yet normalised: (B, E)."""
+        first_BD = tokens_BLD[:, 0]
+        if self.config.head == "token":
+            return self.text_proj(first_BD)
+        mask = None if self.config.reading.pool_pads else mask_BL[:, 1:]
+        return self.text_proj(torch.cat([first_BD, stripe_pool(tokens_BLD[:, 1:], mask)], dim=1))
+
+    # --- pairs ----------------------------------------------------------------------------------
+
+    def match(
+        self,
+        text_BLD: Tensor,
+        text_mask_BL: Tensor,
+        image_BPD: Tensor,
+        image_mask_BP: Tensor | None = None,
+    ) -> Tensor:
+        """Matching logits (B, 2) of text b with image b; class 1 is "they match".
+
+        Args:
+            text_BLD: Tokens of `encode_text`.
+            text_mask_BL: 1 for a word piece, 0 for padding.
+            image_BPD: Tokens of `encode_image`.
+            image_mask_BP: 1 for an image token to attend (token 0 included), None for all.
+        """
+        return self.match_pairs(text_BLD, text_mask_BL, self.image_keys(image_BPD), image_mask_BP)
+
+    def image_keys(self, image_BPD: Tensor) -> list[ImageKeys]:
+        """An image's keys and values for every fusion layer: do this once an image."""
+        return self.text_encoder.image_keys(image_BPD)
+
+    def match_pairs(
+        self,
+        text_BLD: Tensor,
+        text_mask_BL: Tensor,
+        keys: list[ImageKeys],
+        image_mask_GP: Tensor | None = None,
+        *,
+        text_index_R: Tensor | None = None,
+        image_index_R: Tensor | None = None,
+    ) -> Tensor:
+        """Matching logits (R, 2) of any pairs of B texts and G images.
+
+        Args:
+            text_BLD: Tokens of `encode_text`.
+            text_mask_BL: 1 for a word piece, 0 for padding.
+            keys: What `image_keys` gave for the images.
+            image_mask_GP: 1 for an image token to attend, None for all.
+            text_index_R: The text of each pair; None pairs text b with image b.
+            image_index_R: The image of each pair.
+        """
+        first_B1 = torch.zeros(len(text_BLD), 1, dtype=torch.int64, device=text_BLD.device)
+        fused = self.text_encoder.fuse(
+            text_BLD,
+            text_mask_BL,
+            keys,
+            image_mask_GP,
+            text_index_R=text_index_R,
+            image_index_R=image_index_R,
+            positions_BK=first_B1,
+        )
+        return self.itm_head(fused[:, 0])
+
+    # --- folders --------------------------------------------------------------------------------
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write config.json (with the reading) and model.safetensors into a folder."""
+        from models.mra.checkpoint import save
+
+        save(self, Path(folder))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        *,
+        reading: Reading | None = None,
+        any_reading: bool = False,
+        **changes: Any,
+    ) -> MRA:
+        """Load what `save_pretrained` wrote.
+
+        Args:
+            folder: The folder.
+            reading: The reading wanted; None takes the checkpoint's.
+            any_reading: Take `reading` even if the weights were trained under another one.
+            changes: Fields of `MRAConfig` to change. With another image size or window, position
+                tables are resized; another shape of any other tensor is an error.
+
+        Raises:
+            ValueError: A folder that holds no such model, or weights of another shape or reading.
+        """
+        from models.mra.checkpoint import load
+
+        return load(Path(folder), reading=reading, any_reading=any_reading, changes=changes)
+
+    def load_starting_weights(
+        self, vision_folder: str | Path | None, text_folder: str | Path | None
+    ) -> dict[str, list[str]]:
+        """Start the encoders from plain Swin and BERT folders in transformers' layout.
+
+        Returns:
+            Parameter names under "loaded", "resized" (position tables) and "new" (left as they
+            were initialised: cross-attention, heads).
+
+        Raises:
+            ValueError: A folder whose sizes do not fit this model.
+        """
+        from models.mra.starting import load_starting_weights
+
+        return load_starting_weights(self, vision_folder, text_folder)
+
+
+def normalise(feature_BE: Tensor) -> Tensor:
+    """Features of unit length, in float32 whatever they came in."""
+    return F.normalize(feature_BE.float(), dim=-1)
+
+
+def _head(config: MRAConfig, width: int, parts: int) -> nn.Module:
+    """The contrastive head of one side.
+
+    Over `parts` pooled tokens: BatchNorm, dropout and a linear map that starts almost at zero, as
+    released. Over token 0: a plain linear map.
+    """
+    if config.head == "token":
+        return nn.Linear(width, config.embed_dim)
+    width = parts * width
+    linear = nn.Linear(width, config.embed_dim)
+    nn.init.normal_(linear.weight, std=1e-5)
+    nn.init.zeros_(linear.bias)
+    return nn.Sequential(nn.BatchNorm1d(width), nn.Dropout(config.head_dropout), linear)

@@ -1,0 +1,272 @@
+"""Augmentation of a batch of person images that keeps a region in the picture.
+
+Pretraining picks a region, pads the image, crops at random without cutting the region, flips,
+resizes, normalises and erases a rectangle (PAPERS.md 1.7); fine-tuning does the same without the
+crop; evaluation only resizes.
+
+What is unusual: crop, padding, flip and bicubic resize of a *whole batch* of differently sized
+images are two matrix products. A resize with antialiasing is linear and separable, so each image
+gets one matrix for its rows and one for its columns (Pillow's bicubic weights over its own crop,
+reversed for a flip; padding is black, so its columns vanish). The result is Pillow's, but for
+rounding. Every decision comes from a row of uniform numbers that the caller draws from the
+item's own seed.
+
+Shapes: B items, H x W result, h x w source, P patches. Boxes are x, y, w, h in pixels here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.mra.masking import patch_mask
+
+# Normalisation of CLIP, as MRA uses it.
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+
+ERASED_AREA = (0.02, 0.4)  # share of the image, A6
+ERASED_RATIO = (0.3, 1 / 0.3)  # of height to width
+_TRIES = 100
+
+DRAWS = 8 + 2 * _TRIES
+"""Uniform numbers an image uses: region, x0, y0, x1, y1, flip, erase, place, then the tries."""
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What happens to an image between the file and the model."""
+
+    size: tuple[int, int]
+    """Height and width of the result, in pixels."""
+    stride: int
+    """Pixels a side of the patches in the mask: the total stride of the vision encoder."""
+    crop: bool = False
+    """Whether to pad and to crop at random around the region."""
+    padding: int = 10
+    """Black border added before the crop, in pixels of the source."""
+    flip: float = 0.0
+    """Probability of a horizontal flip."""
+    erasing: float = 0.0
+    """Probability of erasing a rectangle."""
+
+
+def region_pixels(boxes: Array, heights: Array, widths: Array) -> Array:
+    """Turn boxes (cx, cy, w, h) in [0, 1] into whole pixels (x, y, w, h) inside the image.
+
+    Args:
+        boxes: (B, 4).
+        heights: (B,) of the source images.
+        widths: (B,).
+
+    Returns:
+        (B, 4), every side at least one pixel.
+    """
+    scale = np.stack([widths, heights], axis=1)
+    span = np.clip(np.floor(boxes[:, 2:] * scale), 1, scale)
+    corner = np.floor(np.clip((boxes[:, :2] - boxes[:, 2:] / 2) * scale, 0, scale - 1))
+    return np.concatenate([corner, np.minimum(span, scale - corner)], axis=1)
+
+
+def draw_crops(
+    regions: Array, heights: Array, widths: Array, draws: Array, recipe: Recipe
+) -> tuple[Array, Array, NDArray[np.bool_]]:
+    """Decide crop and flip, and follow the region through them.
+
+    Args:
+        regions: (B, 4) x, y, w, h in source pixels.
+        heights: (B,).
+        widths: (B,).
+        draws: (B, DRAWS) uniform in [0, 1).
+        recipe: What to do.
+
+    Returns:
+        crops (B, 4) as x, y, w, h in source pixels, reaching outside where the border is in it;
+        regions (B, 4) in pixels of the result; flips (B,).
+    """
+    pad = recipe.padding if recipe.crop else 0
+    low = regions[:, :2] + pad
+    high = low + regions[:, 2:]
+    limit = np.stack([widths, heights], axis=1) + 2 * pad
+    if recipe.crop:
+        # x0 in {0..floor(x)}, x1 in {min(ceil(x + w), W)..W}, uniform; y likewise.
+        start = np.floor(draws[:, 1:3] * (np.floor(low) + 1))
+        least = np.minimum(np.ceil(high), limit)
+        stop = least + np.floor(draws[:, 3:5] * (limit - least + 1))
+    else:
+        start, stop = np.zeros_like(low), limit
+    span = stop - start
+    flips = draws[:, 5] < recipe.flip
+    inside = low - start
+    inside[:, 0] = np.where(flips, span[:, 0] - inside[:, 0] - regions[:, 2], inside[:, 0])
+    size = np.array([recipe.size[1], recipe.size[0]], dtype=np.float64)
+    scaled = np.concatenate([inside * size / span, regions[:, 2:] * size / span], axis=1)
+    return np.concatenate([start - pad, span], axis=1), scaled, flips
+
+
+# ------------------------------------------------------------------ pixels
+
+
+def _bicubic(x: Tensor) -> Tensor:
+    """Keys' cubic with a = -0.5, Pillow's BICUBIC."""
+    x = x.abs()
+    near = (1.5 * x - 2.5) * x * x + 1
+    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
+    return torch.where(x < 1, near, torch.where(x < 2, far, torch.zeros_like(x)))
+
+
+def resize_matrices(
+    start: Tensor, span: Tensor, target: int, source: int, flips: Tensor | None = None
+) -> Tensor:
+    """Build, for each item, the matrix that crops and resizes along one axis.
+
+    Args:
+        start: (B,) first source pixel of the crop; may be negative (black border).
+        span: (B,) source pixels in the crop; may reach past the end.
+        target: Pixels of the result.
+        source: Pixels of the (padded to a common size) source.
+        flips: (B,) reverse the result.
+
+    Returns:
+        (B, target, source) float32.
+    """
+    low, high = int(min(start.min().item(), 0)), int(max((start + span).max().item(), source))
+    place = torch.arange(low, high, dtype=torch.float32) - start[:, None]  # in the crop
+    scale = (span / target)[:, None]
+    centre = (torch.arange(target, dtype=torch.float32) + 0.5) * scale
+    reach = scale.clamp_min(1.0)
+    weight = _bicubic((place[:, None, :] + 0.5 - centre[:, :, None]) / reach[:, :, None])
+    weight *= ((place >= 0) & (place < span[:, None]))[:, None, :]
+    weight /= weight.sum(-1, keepdim=True)
+    weight = weight[:, :, -low : source - low]
+    if flips is not None:
+        weight = torch.where(flips[:, None, None], weight.flip(1), weight)
+    return weight
+
+
+def crop_and_resize(
+    images: list[NDArray[np.uint8]], crops: Array, flips: NDArray[np.bool_], size: tuple[int, int]
+) -> Tensor:
+    """Crop, flip and resize (bicubic, antialiased) a batch of differently sized images.
+
+    Args:
+        images: B arrays (h, w, 3).
+        crops: (B, 4) x, y, w, h in source pixels; outside the image is black.
+        flips: (B,).
+        size: Height and width of the result.
+
+    Returns:
+        (B, 3, H, W) float32 of whole numbers in 0..255.
+    """
+    height = max(image.shape[0] for image in images)
+    width = max(image.shape[1] for image in images)
+    if all(image.shape == (height, width, 3) for image in images):
+        stacked = np.stack(images)
+    else:
+        stacked = np.zeros((len(images), height, width, 3), dtype=np.uint8)
+        for at, image in enumerate(images):
+            stacked[at, : image.shape[0], : image.shape[1]] = image
+    pixels = torch.from_numpy(stacked).permute(0, 3, 1, 2).float()
+    where = torch.from_numpy(crops.astype(np.float32))
+    across = resize_matrices(where[:, 0], where[:, 2], size[1], width, torch.from_numpy(flips))
+    down = resize_matrices(where[:, 1], where[:, 3], size[0], height)
+    # Clipped between the two passes as in Pillow, which may take them in the other order: where
+    # black meets white the overshoot then differs by a few levels.
+    pixels = (pixels @ across.transpose(1, 2)[:, None]).round().clamp(0, 255)
+    return (down[:, None] @ pixels).round().clamp(0, 255)
+
+
+def normalise(pixels: Tensor) -> Tensor:
+    """Scale 0..255 to the model's input range.
+
+    Args:
+        pixels: (B, 3, H, W) in 0..255, of any dtype.
+
+    Returns:
+        (B, 3, H, W) float32.
+    """
+    mean = torch.tensor(MEAN, device=pixels.device)[:, None, None]
+    std = torch.tensor(STD, device=pixels.device)[:, None, None]
+    return (pixels.float() / 255 - mean) / std
+
+
+def erase(images: Tensor, draws: Array, probability: float) -> Tensor:
+    """Set one rectangle of some images to 0 (after normalisation), A6.
+
+    Args:
+        images: (B, 3, H, W); not changed.
+        draws: (B, DRAWS) uniform in [0, 1).
+        probability: Of erasing at all.
+
+    Returns:
+        (B, 3, H, W).
+    """
+    height, width = images.shape[-2:]
+    tries = draws[:, 8:].reshape(len(draws), _TRIES, 2)
+    low, high = ERASED_AREA
+    area = (low + tries[..., 0] * (high - low)) * height * width
+    ratio = ERASED_RATIO[0] + tries[..., 1] * (ERASED_RATIO[1] - ERASED_RATIO[0])
+    tall = np.rint(np.sqrt(area * ratio))
+    wide = np.rint(np.sqrt(area / ratio))
+    fits = (tall < height) & (wide < width)
+    first = fits.argmax(1)
+    each = np.arange(len(draws))
+    tall, wide = tall[each, first], wide[each, first]
+    erased = (draws[:, 6] <= probability) & fits.any(1) & (probability > 0)
+    # One number places the rectangle: its whole part picks the row, its fraction the column.
+    spot = draws[:, 7] * (height - tall + 1)
+    top = np.floor(spot)
+    left = np.floor((spot - top) * (width - wide + 1))
+
+    def along(start: Array, span: Array, count: int) -> NDArray[np.bool_]:
+        at = np.arange(count)
+        return (at >= start[:, None]) & (at < (start + span)[:, None])
+
+    hit = along(top, tall, height)[:, :, None] & along(left, wide, width)[:, None, :]
+    hit &= erased[:, None, None]
+    return images.masked_fill(torch.from_numpy(hit)[:, None].to(images.device), 0.0)
+
+
+def augment(
+    images: list[NDArray[np.uint8]], boxes: Array, draws: Array, recipe: Recipe
+) -> tuple[Tensor, Tensor]:
+    """Take a batch of decoded images to the model's input.
+
+    Args:
+        images: B arrays (h, w, 3) uint8.
+        boxes: (B, 4) the region of each, (cx, cy, w, h) in [0, 1].
+        draws: (B, DRAWS) uniform in [0, 1), from each item's own generator.
+        recipe: What to do.
+
+    Returns:
+        image (B, 3, H, W) float32, normalised; patch_mask (B, P) int64, 1 inside the region.
+    """
+    heights = np.array([image.shape[0] for image in images], dtype=np.float64)
+    widths = np.array([image.shape[1] for image in images], dtype=np.float64)
+    regions = region_pixels(boxes, heights, widths)
+    crops, regions, flips = draw_crops(regions, heights, widths, draws, recipe)
+    pixels = normalise(crop_and_resize(images, crops, flips, recipe.size))
+    if recipe.erasing:
+        pixels = erase(pixels, draws, recipe.erasing)
+    return pixels, patch_mask(torch.from_numpy(regions), recipe.size, recipe.stride)
+
+
+def plain(images: list[NDArray[np.uint8]], size: tuple[int, int]) -> Tensor:
+    """Resize and normalise a batch without any randomness, for evaluation.
+
+    Args:
+        images: B arrays (h, w, 3) uint8.
+        size: Height and width of the result.
+
+    Returns:
+        (B, 3, H, W) float32.
+    """
+    crops = np.array([[0, 0, image.shape[1], image.shape[0]] for image in images], np.float64)
+    flips = np.zeros(len(images), dtype=np.bool_)
+    return normalise(crop_and_resize(images, crops, flips, size))

@@ -1,0 +1,1 @@
+"""Makes the shipped starting weights; run by hand, never by a stage."""

@@ -1,0 +1,412 @@
+"""From shard folders to training batches: pairs, pixels, sampling and collation.
+
+A *pair* is one example: an image with one caption, and for pretraining its phrases and boxes.
+`read_pairs` reads what is small (captions, boxes, identities) into flat arrays; the pictures stay
+in their Parquet row groups and are decoded when asked for, or once, where they all fit into
+`CACHE_BYTES`.
+
+What is unusual:
+
+- every draw for a pair (region, crop, flip, erasing, EDA, masking) comes from one generator seeded
+  by ``item_seed(pair, seed, epoch)``, so order, workers and a resume change nothing;
+- the sampler is a pure function of (seed, step): a resumed run asks for exactly the batches that
+  are left, without replaying any;
+- a batch is made as a whole: one pass over the texts, one over the pixels.
+
+Shapes: B pairs, L positions, P patches, R regions, N pairs in all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from tasks.augment import DRAWS, Recipe, augment
+from tasks.eda import Lexicon, vary
+from tasks.errors import PedAlignError
+from tasks.pictures import Pictures
+from tasks.schemas import OK
+from tasks.shards import item_seed, join_side, read_manifest, read_shard
+from tasks.tokens import Masking, Words
+
+Batch = dict[str, Tensor]
+Identity = Literal["image", "person"]
+
+WHOLE = np.array([0.5, 0.5, 1.0, 1.0], dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The examples of a folder of shards, in uid order, without their pixels."""
+
+    uids: pa.Array
+    """(I,) uid of each image."""
+    names: pa.Array
+    """(I,) person_id of each image; null where unknown."""
+    image: NDArray[np.int64]
+    """(N,) which image."""
+    caption: pa.Array
+    """(N,) its caption."""
+    turn: NDArray[np.int64]
+    """(N,) which of the image's captions, from 0."""
+    person: NDArray[np.int64]
+    """(N,) identity: pairs with the same number are positives of each other."""
+    first: NDArray[np.int64]
+    """(N + 1,) where a pair's regions begin in the arrays below."""
+    box: NDArray[np.float32]
+    """(R, 4) cx, cy, w, h in [0, 1]."""
+    phrase: NDArray[np.int64]
+    """(R,) index into ``phrases``."""
+    phrases: pa.Array
+    """The distinct phrases."""
+    skipped: Mapping[str, int]
+    """Rows left out, by reason."""
+
+    def __len__(self) -> int:
+        """Count the pairs."""
+        return len(self.image)
+
+    def name(self, at: int) -> str:
+        """Name a pair: its image's uid and which caption."""
+        return f"{self.uids[int(self.image[at])].as_py()}#{self.turn[at]}"
+
+
+def read_pairs(
+    images: Path,
+    annotated: Path | None = None,
+    *,
+    split: str | None,
+    identity: Identity,
+    cache_bytes: int | None = None,
+) -> tuple[Pairs, Pictures]:
+    """Read a folder of shards as pairs.
+
+    Args:
+        images: Folder with schema ``images`` or ``restyled``.
+        annotated: Side tables with phrases and regions; then an image has the one annotated
+            caption, and rows that annotation refused are left out.
+        split: Only rows of this split; None takes all.
+        identity: What makes two pairs positives: being of one ``image`` or of one ``person``.
+        cache_bytes: See `Pictures`.
+
+    Returns:
+        The pairs and their pictures.
+
+    Raises:
+        PedAlignError: The folders do not belong together, or nothing is left.
+    """
+    manifest = read_manifest(images)
+    sides = {r.name: r for r in read_manifest(annotated).shards} if annotated else {}
+    columns = ["uid", "split", "person_id", "captions", "width", "height", "status", "error"]
+    metas: list[pa.Table] = []
+    places: list[NDArray[np.int64]] = []
+    skipped: dict[str, int] = {}
+    for number, record in enumerate(manifest.shards):
+        table = read_shard(images, record, columns, verify=False)
+        usable = pc.equal(table["status"], OK)
+        if annotated:
+            if record.name not in sides:
+                raise PedAlignError(
+                    f"{annotated}: no shard {record.name}, which {images} has",
+                    "annotations hold the same shards as the images they describe",
+                    "run dvc repro: the two folders come from different runs",
+                )
+            side = read_shard(annotated, sides[record.name])
+            table = join_side(table, side)
+            usable = pc.and_(usable, pc.equal(side["status"], OK))
+            captions: Any = pc.fill_null(pc.greater(pc.utf8_length(side["caption"]), 0), False)
+        else:
+            captions = pc.fill_null(pc.greater(pc.list_value_length(table["captions"]), 0), False)
+        wanted = pa.array([True] * len(table)) if split is None else pc.equal(table["split"], split)
+        for reason, mask in (
+            ("not usable", pc.and_(wanted, pc.invert(usable))),
+            ("no caption", pc.and_(wanted, pc.and_(usable, pc.invert(captions)))),
+        ):
+            if count := pc.sum(mask).as_py():
+                skipped[reason] = skipped.get(reason, 0) + count
+        keep = pc.and_(wanted, pc.and_(usable, captions)).to_numpy(zero_copy_only=False)
+        rows = np.flatnonzero(keep)
+        metas.append(table.take(pa.array(rows)))
+        places.append(np.stack([np.full_like(rows, number), rows], axis=1))
+    if sum(len(meta) for meta in metas) == 0:
+        raise PedAlignError(
+            f"{images}: no usable pair (split {split or 'any'}; left out: {skipped or 'nothing'})",
+            "training needs images with captions",
+            "look at the counts in the folder's manifest.json, or correct the split",
+        )
+    meta = pa.concat_tables(metas).combine_chunks()
+    pictures = Pictures(
+        images,
+        np.concatenate(places),
+        meta["height"].to_numpy().astype(np.int64),
+        meta["width"].to_numpy().astype(np.int64),
+        cache_bytes=cache_bytes,
+    )
+    pairs = (
+        _annotated(meta, identity, skipped) if annotated else _captioned(meta, identity, skipped)
+    )
+    return pairs, pictures
+
+
+def _identities(meta: pa.Table, identity: Identity) -> NDArray[np.int64]:
+    """Number the identities of a table's rows, (I,); an unknown person is one of their own."""
+    own = np.arange(len(meta), dtype=np.int64)
+    if identity == "image":
+        return own
+    names = pc.rank(meta["person_id"], sort_keys="ascending", tiebreaker="dense")
+    known = meta["person_id"].is_valid().to_numpy(zero_copy_only=False)
+    numbers = names.to_numpy(zero_copy_only=False).astype(np.int64) - 1
+    return np.where(known, numbers, numbers.max() + 1 + own)
+
+
+def _captioned(meta: pa.Table, identity: Identity, skipped: Mapping[str, int]) -> Pairs:
+    """Make one pair of every caption of every image."""
+    column = meta["captions"].combine_chunks()
+    image = pc.list_parent_indices(column).to_numpy(zero_copy_only=False).astype(np.int64)
+    begins = np.searchsorted(image, image, side="left")
+    count = len(image)
+    return Pairs(
+        uids=meta["uid"].combine_chunks(),
+        names=meta["person_id"].combine_chunks(),
+        image=image,
+        caption=pc.list_flatten(column),
+        turn=np.arange(count) - begins,
+        person=_identities(meta, identity)[image],
+        first=np.zeros(count + 1, dtype=np.int64),
+        box=np.zeros((0, 4), dtype=np.float32),
+        phrase=np.zeros(0, dtype=np.int64),
+        phrases=pa.array([], pa.string()),
+        skipped=skipped,
+    )
+
+
+def _annotated(meta: pa.Table, identity: Identity, skipped: Mapping[str, int]) -> Pairs:
+    """Make one pair of every image: its annotated caption with phrases and boxes."""
+    regions, phrases = meta["regions"].combine_chunks(), meta["phrases"].combine_chunks()
+    per_image = pc.fill_null(pc.list_value_length(regions), 0).to_numpy(zero_copy_only=False)
+    per_text = pc.fill_null(pc.list_value_length(phrases), 0).to_numpy(zero_copy_only=False)
+    flat = pc.list_flatten(regions)
+    parent = np.repeat(np.arange(len(meta)), per_image)
+    # A region names its phrase by the place inside its own row's list.
+    text_at = np.concatenate([[0], np.cumsum(per_text)])[parent] + flat.field("phrase").to_numpy(
+        zero_copy_only=False
+    )
+    texts = pc.list_flatten(phrases).field("text").take(pa.array(text_at)).dictionary_encode()
+    boxes = flat.field("box").flatten().to_numpy(zero_copy_only=False)
+    count = len(meta)
+    return Pairs(
+        uids=meta["uid"].combine_chunks(),
+        names=meta["person_id"].combine_chunks(),
+        image=np.arange(count),
+        caption=meta["caption"].combine_chunks(),
+        turn=np.zeros(count, dtype=np.int64),
+        person=_identities(meta, identity),
+        first=np.concatenate([[0], np.cumsum(per_image)]).astype(np.int64),
+        box=boxes.reshape(-1, 4).astype(np.float32),
+        phrase=texts.indices.to_numpy(zero_copy_only=False).astype(np.int64),
+        phrases=texts.dictionary,
+        skipped=skipped,
+    )
+
+
+# ------------------------------------------------------------------ batches
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What a batch holds besides the image, the caption and the identity."""
+
+    image: Recipe
+    words: Words
+    masking: Masking
+    seed: int
+    regions: bool = False
+    """Whether to draw a region and its phrase."""
+    eda_alpha: float | None = None
+    """Share of words changed in the caption's EDA twin; None makes none."""
+    lexicon: Lexicon | None = None
+    """Synonyms for the twin."""
+    trim: bool = True
+    """Whether to cut texts to the batch's longest: the model must not look at pads then."""
+
+
+class PairDataset(Dataset[Batch]):
+    """Whole batches by key (epoch, pair), each pair's draws from its own seed."""
+
+    def __init__(self, pairs: Pairs, pictures: Pictures, preparation: Preparation) -> None:
+        """Bind pairs to their preparation."""
+        self.pairs, self.pictures, self.preparation = pairs, pictures, preparation
+        # Phrases are numbered after the images and persons, so that the two never meet.
+        self.phrase_base = int(pairs.person.max()) + 1
+
+    def __len__(self) -> int:
+        """Count the pairs."""
+        return len(self.pairs)
+
+    def __getitem__(self, key: tuple[int, int]) -> Batch:
+        """Make a batch of one."""
+        return self.__getitems__([key])
+
+    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> Batch:
+        """Make the batch of some keys (epoch, pair).
+
+        Returns:
+            image (B, 3, H, W) float32; ids, mask, masked_ids, masked_labels (B, L); person (B,);
+            with regions: region_ids, region_mask (B, L), phrase_id (B,), patch_mask (B, P); with
+            EDA: eda_ids, eda_mask (B, L). All but the image are int64.
+        """
+        pairs, make = self.pairs, self.preparation
+        rows = np.array([row for _, row in keys], dtype=np.int64)
+        rngs = [
+            np.random.default_rng(item_seed(pairs.name(row), make.seed, str(epoch)))
+            for epoch, row in keys
+        ]
+        draws = np.stack([rng.random(DRAWS) for rng in rngs])
+        captions = pairs.caption.take(pa.array(rows)).to_pylist()
+        person = pairs.person[rows]
+
+        boxes, phrases, phrase_id = self._regions(rows, draws[:, 0], captions, person)
+        pictures = self.pictures.read(pairs.image[rows])
+        image, patch_mask = augment(pictures, boxes, draws, make.image)
+
+        ids, mask = make.words.encode(captions)
+        masked = [
+            make.words.mask(each, rng, make.masking) for each, rng in zip(ids, rngs, strict=True)
+        ]
+        batch: dict[str, NDArray[np.int64]] = {
+            "person": person,
+            "ids": ids,
+            "mask": mask,
+            "masked_ids": np.stack([each[0] for each in masked]),
+            "masked_labels": np.stack([each[1] for each in masked]),
+        }
+        if make.regions:
+            batch["phrase_id"] = phrase_id
+            batch["region_ids"], batch["region_mask"] = make.words.encode(phrases)
+        if make.eda_alpha is not None and make.lexicon is not None:
+            twins = [
+                vary(text, rng, alpha=make.eda_alpha, count=1, synonyms=make.lexicon)[0].text
+                for text, rng in zip(captions, rngs, strict=True)
+            ]
+            batch["eda_ids"], batch["eda_mask"] = make.words.encode(twins)
+        if make.trim:
+            _trim(batch)
+        tensors = {name: torch.from_numpy(np.ascontiguousarray(v)) for name, v in batch.items()}
+        tensors["image"] = image
+        if make.regions:
+            tensors["patch_mask"] = patch_mask
+        return tensors
+
+    def _regions(
+        self,
+        rows: NDArray[np.int64],
+        draw: NDArray[np.float64],
+        captions: list[str],
+        person: NDArray[np.int64],
+    ) -> tuple[NDArray[np.float64], list[str], NDArray[np.int64]]:
+        """Draw one region a pair; the whole image and caption where there is none."""
+        pairs = self.pairs
+        boxes = np.tile(WHOLE.astype(np.float64), (len(rows), 1))
+        phrases, phrase_id = list(captions), person.copy()
+        if not self.preparation.regions:
+            return boxes, phrases, phrase_id
+        begin, end = pairs.first[rows], pairs.first[rows + 1]
+        picked = begin + np.floor(draw * (end - begin)).astype(np.int64)
+        for at in np.flatnonzero(end > begin):
+            region = picked[at]
+            boxes[at] = pairs.box[region]
+            phrases[at] = pairs.phrases[int(pairs.phrase[region])].as_py()
+            phrase_id[at] = self.phrase_base + pairs.phrase[region]
+        return boxes, phrases, phrase_id
+
+
+def _trim(batch: dict[str, NDArray[np.int64]]) -> None:
+    """Cut each text of a batch to its longest."""
+    for mask, names in (
+        ("mask", ("ids", "masked_ids", "masked_labels")),
+        ("region_mask", ("region_ids",)),
+        ("eda_mask", ("eda_ids",)),
+    ):
+        if mask in batch:
+            longest = int(batch[mask].sum(1).max())
+            for name in (mask, *names):
+                batch[name] = batch[name][:, :longest]
+
+
+class EpochBatches(Sampler[list[tuple[int, int]]]):
+    """Full shuffling each epoch, as a pure function of seed and step; the remainder is dropped."""
+
+    def __init__(self, count: int, batch: int, epochs: int, seed: int, start: int = 0) -> None:
+        """Plan the batches from step ``start`` on.
+
+        Raises:
+            PedAlignError: There are fewer pairs than a batch holds.
+        """
+        if count < batch:
+            raise PedAlignError(
+                f"{count} training pairs for a batch of {batch}",
+                "an epoch holds at least one whole batch",
+                f"set the batch to {count} or less, or train on more data",
+            )
+        self.count, self.batch, self.epochs, self.seed, self.start = (
+            count,
+            batch,
+            epochs,
+            seed,
+            start,
+        )
+
+    @property
+    def per_epoch(self) -> int:
+        """Whole batches in an epoch."""
+        return self.count // self.batch
+
+    def __len__(self) -> int:
+        """Count the batches that are left."""
+        return max(0, self.epochs * self.per_epoch - self.start)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        """Yield the keys (epoch, pair) of each batch that is left."""
+        for epoch in range(self.start // self.per_epoch, self.epochs):
+            rng = np.random.default_rng(item_seed("order", self.seed, str(epoch)))
+            order = rng.permutation(self.count)
+            begin = (
+                self.start - epoch * self.per_epoch if epoch * self.per_epoch < self.start else 0
+            )
+            for at in range(begin, self.per_epoch):
+                rows = order[at * self.batch : (at + 1) * self.batch]
+                yield [(epoch, int(row)) for row in rows]
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def load(dataset: PairDataset, order: EpochBatches, workers: int = 0) -> Iterator[Batch]:
+    """Iterate over the batches of an order.
+
+    Args:
+        dataset: The pairs.
+        order: Which, from which step on.
+        workers: Processes that prepare batches ahead; 0 prepares in this one. No result depends
+            on it.
+    """
+    return iter(
+        DataLoader(
+            dataset,
+            batch_sampler=order,
+            num_workers=workers,
+            collate_fn=_as_it_is,
+            pin_memory=torch.cuda.is_available(),
+        )
+    )

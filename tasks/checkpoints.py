@@ -1,0 +1,85 @@
+"""A retrieval checkpoint on disk: the model, its tokenizer, how it was trained and its curve.
+
+config.json, model.safetensors    `models.mra.MRA.from_pretrained`
+tokenizer.json, vocab.txt, ...    `tasks.tokens.load_tokenizer`
+training.json                     what was trained on what, and how it ended
+curve.csv                         a row a step
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import BertTokenizerFast
+
+from models.mra import MRA
+from tasks.curves import write_curve
+from tasks.errors import PedAlignError
+
+TRAINING_FILE = "training.json"
+CURVE_FILE = "curve.csv"
+
+
+def save_checkpoint(
+    folder: Path,
+    model: MRA,
+    tokenizer: BertTokenizerFast,
+    record: Mapping[str, Any],
+    rows: Sequence[Mapping[str, float]],
+) -> Path:
+    """Write a finished training so that the folder is either absent or whole.
+
+    Args:
+        folder: Where to; replaced.
+        model: The trained model.
+        tokenizer: The one it was trained with.
+        record: What training.json holds; no time, host or path.
+        rows: The curve.
+
+    Returns:
+        The folder.
+    """
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    model.save_pretrained(partial)
+    tokenizer.save_pretrained(str(partial))
+    text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
+    (partial / TRAINING_FILE).write_text(text, encoding="utf-8")
+    if rows:
+        write_curve(partial / CURVE_FILE, rows)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.replace(folder)
+    return folder
+
+
+def load_model(folder: Path, **changes: Any) -> MRA:
+    """Load a checkpoint's model.
+
+    Args:
+        folder: What `save_checkpoint` wrote.
+        changes: Fields of `MRAConfig` to change, the image size and window for instance.
+
+    Raises:
+        PedAlignError: There is none, or it does not fit.
+    """
+    try:
+        return MRA.from_pretrained(folder, **changes)
+    except (ValueError, OSError) as error:
+        raise PedAlignError(
+            f"{folder}: no retrieval model could be loaded ({error})",
+            "a checkpoint has config.json, model.safetensors and a tokenizer",
+            "name a folder such as data/checkpoints/pretrain, or run the stage that writes it",
+        ) from error
+
+
+def summary(rows: Sequence[Mapping[str, float]], last: int = 50) -> dict[str, float]:
+    """Mean of every loss over the last steps."""
+    tail = rows[-last:]
+    names = [name for name in (rows[0] if rows else {}) if name not in {"step", "epoch", "lr"}]
+    return {name: round(sum(row[name] for row in tail) / len(tail), 5) for name in names}

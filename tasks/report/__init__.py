@@ -1,0 +1,114 @@
+"""The report: what a run did, to be looked at rather than read.
+
+``report`` reads the finished tables, curves and metrics and writes one folder: ``index.html`` (one
+file, nothing loaded from elsewhere), each of its figures as a PNG, and the cards of the dataset
+and of the model. Reading order: `tasks.report.gather` (the numbers), `tasks.report.illustrate`
+(which pictures), `tasks.report.sheets` and `tasks.report.figures` (how they are drawn),
+`tasks.report.page` and `tasks.report.cards` (how they are put together).
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+from typing import TYPE_CHECKING
+
+from tasks.params import NonNegative, Positive, params
+from tasks.report import cards, illustrate, page
+from tasks.report.gather import Facts, Sources, gather
+from tasks.shards import atomic_write
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from PIL import Image
+
+    from tasks.report.gap import Extractor
+    from tasks.report.illustrate import DrawRegions
+
+__all__ = ["Facts", "ReportParams", "Sources", "report"]
+
+log = logging.getLogger(__name__)
+
+
+@params
+class ReportParams:
+    """Section `report` of params.yaml."""
+
+    seed: NonNegative
+    """Seed of the choice of pictures and queries to show."""
+    sheet_images: Positive
+    """Columns of the before/after sheet."""
+    region_images: Positive
+    """Annotated pictures to show."""
+    rank_list_queries: Positive
+    """Queries to show for each evaluation; half of them are such as the best one gets wrong."""
+    gap_images: NonNegative
+    """Pictures of each domain for the distance to the target; 0 leaves the distances out."""
+
+
+def report(
+    params: ReportParams,
+    sources: Sources,
+    out: Path,
+    *,
+    draw_regions: DrawRegions | None = None,
+    extractor: Extractor | None = None,
+) -> Facts:
+    """Write the report of whatever the sources hold.
+
+    Args:
+        params: What to show.
+        sources: The folders to read; see `Sources.under`.
+        out: Folder for index.html, the figures and the cards; files of an earlier report with
+            the same names are replaced.
+        draw_regions: Draws regions on a picture (`tasks.overlays.draw_regions`); without it the
+            annotated pictures are left out.
+        extractor: Gives the features between which the distance to the target is measured
+            (`tasks.report.gap.SwinExtractor`); without it picture statistics stand in.
+
+    Returns:
+        The numbers that were reported.
+
+    Raises:
+        PedAlignError: No dataset is ingested, or an input is damaged.
+    """
+    distances = None
+    if params.gap_images:
+        # Here, because torchmetrics and scikit-learn take seconds to load and sheets need neither.
+        from tasks.report.gap import measure_gap
+
+        distances = measure_gap(sources, params.gap_images, params.seed, extractor)
+    facts = gather(sources, distances)
+    sheets: dict[str, Image.Image | None] = {
+        "before-after": illustrate.before_after(sources, params.sheet_images, params.seed),
+        "regions": illustrate.annotated(sources, params.region_images, params.seed, draw_regions),
+    }
+    if facts.evaluations:
+        # Every evaluation shows the same queries, so that they can be compared one by one.
+        best = max(facts.evaluations.values(), key=lambda e: e.measures.get("R@1", 0.0))
+        queries = illustrate.choose_queries(best, params.rank_list_queries, params.seed)
+        for name, entry in facts.evaluations.items():
+            sheets[f"ranks-{name}"] = illustrate.rank_lists(entry, sources.ingested, queries)
+    pictures = {name: encode_png(sheet) for name, sheet in sheets.items() if sheet is not None}
+    sections = page.build(facts, pictures)
+    out.mkdir(parents=True, exist_ok=True)
+    for section in sections:
+        for part in section.parts:
+            if isinstance(part, page.Picture):
+                atomic_write(out / part.file, part.data)
+    atomic_write(out / "dataset_card.md", cards.dataset_card(facts).encode())
+    atomic_write(out / "model_card.md", cards.model_card(facts).encode())
+    atomic_write(out / "index.html", page.render(facts, sections).encode())
+    log.info("report written: %d sections, %d pictures", len(sections), len(pictures))
+    return facts
+
+
+def encode_png(image: Image.Image) -> bytes:
+    """Encode a sheet without metadata; the same pixels give the same bytes.
+
+    Pictures hardly compress: level 2 takes a third of the usual time for a tenth more bytes.
+    """
+    sink = io.BytesIO()
+    image.save(sink, "PNG", compress_level=2)
+    return sink.getvalue()

@@ -1,0 +1,376 @@
+"""What the report knows: numbers read from manifests, metrics, curves and narrow columns.
+
+Nothing here decodes a picture or holds a whole table: row counts come from the manifests, reasons
+and identities from single columns, one shard at a time. Every input but the ingested sets may be
+absent, and then its part of the report is absent too.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pa_csv
+
+from tasks.errors import PedAlignError
+from tasks.report.figures import Curve
+from tasks.schemas import OK
+from tasks.shards import MANIFEST, iter_tables, read_manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from tasks.report.gap import DomainGap
+
+log = logging.getLogger(__name__)
+
+_NOT_LOSSES = frozenset({"step", "lr", "epoch", "seconds"})
+MEASURES = ("R@1", "R@5", "R@10", "mAP", "mINP")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """The folders that a report reads. All but ``ingested`` may be None or empty."""
+
+    ingested: tuple[Path, ...]
+    """Ingested datasets."""
+    target: str | None = None
+    """Name of the target dataset, among ``ingested``."""
+    restyled: Path | None = None
+    screened: Path | None = None
+    captioned: Path | None = None
+    annotated: Path | None = None
+    checkpoints: Mapping[str, Path] = field(default_factory=dict)
+    """Training run ("adapt", "pretrain", "finetune world-target") to its folder."""
+    evaluations: tuple[Path, ...] = ()
+    """Folders with metrics.json, cmc.csv and queries.parquet; the name is the folder's."""
+    timings: Path | None = None
+    """Folder of STAGE.json files."""
+
+    @classmethod
+    def under(cls, data: Path, timings: Path | None = None, target: str | None = None) -> Sources:
+        """Take whatever lies at the usual places below the data folder."""
+
+        def table(name: str) -> Path | None:
+            return data / name if (data / name / MANIFEST).exists() else None
+
+        runs = {"adapt": data / "checkpoints" / "dad", "pretrain": data / "checkpoints/pretrain"}
+        for folder in sorted((data / "checkpoints" / "finetune").glob("*")):
+            runs[f"finetune {folder.name}"] = folder
+        ingested = tuple(p.parent for p in sorted((data / "ingested").glob(f"*/{MANIFEST}")))
+        if target is None:
+            named = [p.name for p in ingested if "target" in p.name]
+            target = named[0] if named else None
+        metrics = sorted((data / "reports" / "evaluate").glob("*/metrics.json"))
+        return cls(
+            ingested=ingested,
+            target=target,
+            restyled=table("restyled"),
+            screened=table("screened"),
+            captioned=table("captioned"),
+            annotated=table("annotated"),
+            checkpoints={name: path for name, path in runs.items() if path.is_dir()},
+            evaluations=tuple(p.parent for p in metrics),
+            timings=timings,
+        )
+
+    @property
+    def tables(self) -> dict[str, Path]:
+        """Every table by the name under which the report shows it."""
+        named = {f"ingest {p.name}": p for p in self.ingested}
+        stages = {
+            "restyle": self.restyled,
+            "screen": self.screened,
+            "caption": self.captioned,
+            "annotate": self.annotated,
+        }
+        return named | {name: path for name, path in stages.items() if path is not None}
+
+    @property
+    def target_folder(self) -> Path | None:
+        """The ingested target set."""
+        return next((p for p in self.ingested if p.name == self.target), None)
+
+
+@dataclass(frozen=True)
+class Table:
+    """One stage's table in numbers."""
+
+    rows: int
+    outcomes: Mapping[str, int]
+    """Rows by outcome: "ok", or the reason for refusing."""
+    size: int
+    """Bytes on disk."""
+    meta: Mapping[str, Any]
+    digest: str
+
+
+@dataclass(frozen=True)
+class SplitCheck:
+    """Who and what stands in which split of a dataset, and what stands in two."""
+
+    people: Mapping[str, int]
+    images: Mapping[str, int]
+    captions: Mapping[str, int]
+    shared_people: Mapping[str, int]
+    """ "train/test" to the number of identities in both."""
+    shared_captions: int
+    """Sentences that stand word for word with more than one person."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation's figures."""
+
+    folder: Path
+    measures: Mapping[str, float]
+    """R@1, R@5, R@10, mAP, mINP in percent."""
+    besides: Mapping[str, Mapping[str, float]]
+    """The same measures by other rankings: by features alone, and by chance."""
+    queries: int | None
+    gallery: int | None
+    ranks: np.ndarray
+    recall: np.ndarray
+    """Percent of queries answered within each of ``ranks``."""
+
+
+@dataclass(frozen=True)
+class Regions:
+    """The annotation in numbers."""
+
+    pictures: int
+    phrases: int
+    regions: int
+    refused: Mapping[str, int]
+    """Boxes refused by reason."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Everything that the page and the cards say."""
+
+    sources: Sources
+    tables: Mapping[str, Table]
+    splits: Mapping[str, SplitCheck]
+    regions: Regions | None
+    evaluations: Mapping[str, Evaluation]
+    curves: tuple[Curve, ...]
+    configs: Mapping[str, Mapping[str, Any]]
+    timings: tuple[tuple[str, float, float | None], ...]
+    gap: DomainGap | None
+    """Distances to the target before and after restyling."""
+
+    @property
+    def drawn(self) -> tuple[str, ...]:
+        """Names of the datasets that are the built-in world's drawings."""
+        return tuple(
+            path.name
+            for path in self.sources.ingested
+            if is_drawn(path.name, self.tables[f"ingest {path.name}"].meta)
+        )
+
+
+def is_drawn(name: str, meta: Mapping[str, Any]) -> bool:
+    """Whether a dataset comes from the built-in world and shows no real person.
+
+    Ingestion says so in the manifest. Of the name, only the world's own two count: a user's
+    "world-cup" holds photographs.
+    """
+    return bool(meta.get("drawn")) or name in {"world-source", "world-target"}
+
+
+def gather(sources: Sources, gap: DomainGap | None = None) -> Facts:
+    """Read every number that the report shows.
+
+    Raises:
+        PedAlignError: No dataset is ingested, or a file that is there is damaged.
+    """
+    if not sources.ingested:
+        raise PedAlignError(
+            "no ingested dataset was given to the report",
+            "a report describes at least one dataset",
+            "run dvc repro ingest",
+        )
+    runs = sources.checkpoints
+    return Facts(
+        sources=sources,
+        tables={name: _table(path) for name, path in sources.tables.items()},
+        splits={path.name: check_splits(path) for path in sources.ingested},
+        regions=_regions(sources.annotated) if sources.annotated else None,
+        evaluations={path.name: read_evaluation(path) for path in sources.evaluations},
+        curves=tuple(
+            read_curve(name, path / "curve.csv")
+            for name, path in runs.items()
+            if (path / "curve.csv").exists()
+        ),
+        configs={name: _settings(path) for name, path in runs.items()},
+        timings=_timings(sources.timings),
+        gap=gap,
+    )
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        body = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise PedAlignError(
+            f"{path}: not JSON ({error})",
+            "the file is written by this program",
+            "delete the folder it lies in and run dvc repro",
+        ) from error
+    return body if isinstance(body, dict) else {"value": body}
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    """A training run's settings: the model's config.json and, over it, training.json."""
+    settings: dict[str, Any] = {}
+    for name in ("config.json", "training.json"):
+        if (folder / name).exists():
+            settings |= _json(folder / name)
+    return settings
+
+
+def folder_size(folder: Path) -> int:
+    """Bytes of all files below a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _table(folder: Path) -> Table:
+    manifest = read_manifest(folder)
+    outcomes = _screen_outcomes(folder) if manifest.schema_name == "screened" else manifest.counts
+    return Table(manifest.rows, outcomes, folder_size(folder), manifest.meta, manifest.digest)
+
+
+def _screen_outcomes(folder: Path) -> dict[str, int]:
+    """Count screening decisions; a picture refused for two reasons counts under the first."""
+    counts: Counter[str] = Counter()
+    for table in iter_tables(folder, ["keep", "reason", "status", "error"], verify=False):
+        for keep, reason, status, error in zip(
+            *(table[name].to_pylist() for name in ("keep", "reason", "status", "error")),
+            strict=True,
+        ):
+            slug = error if status != OK else OK if keep else reason
+            counts[str(slug or "no reason given").split(":", 1)[0].split("+", 1)[0]] += 1
+    return dict(sorted(counts.items()))
+
+
+def check_splits(folder: Path) -> SplitCheck:
+    """Count people, images and captions a split, and what several splits or people share.
+
+    Memory holds narrow columns only: a person's name and a caption for every row.
+    """
+    parts, said = [], []
+    for table in iter_tables(folder, ["split", "person_id", "captions", "status"], verify=False):
+        usable = table.filter(pc.equal(table["status"], OK))
+        count = pc.list_value_length(usable["captions"])
+        parts.append(usable.select(["split", "person_id"]).append_column("captions", count))
+        parents = pc.list_parent_indices(usable["captions"])
+        said.append(
+            pa.table(
+                {
+                    "person": usable["person_id"].take(parents),
+                    "caption": pc.list_flatten(usable["captions"]),
+                }
+            )
+        )
+    rows = pa.concat_tables(parts)
+    totals = rows.group_by("split").aggregate([([], "count_all"), ("captions", "sum")])
+    order = {"train": 0, "val": 1, "test": 2}
+    by_split = sorted(totals.to_pylist(), key=lambda t: (order.get(t["split"], 3), t["split"]))
+    pairs = rows.drop_null().group_by(["split", "person_id"]).aggregate([]).to_pydict()
+    people: dict[str, set[str]] = {t["split"]: set() for t in by_split}
+    for split, person in zip(pairs["split"], pairs["person_id"], strict=True):
+        people[split].add(person)
+    shared = {
+        f"{a}/{b}": len(people[a] & people[b]) for a, b in combinations(people, 2) if people[a]
+    }
+    spoken = pa.concat_tables(said).drop_null().group_by("caption")
+    owners = spoken.aggregate([("person", "count_distinct")])["person_count_distinct"]
+    return SplitCheck(
+        people={split: len(names) for split, names in people.items()},
+        images={t["split"]: t["count_all"] for t in by_split},
+        captions={t["split"]: t["captions_sum"] or 0 for t in by_split},
+        shared_people=shared,
+        shared_captions=int(pc.sum(pc.greater(owners, 1)).as_py() or 0),
+    )
+
+
+def _regions(folder: Path) -> Regions:
+    pictures = phrases = regions = 0
+    refused: Counter[str] = Counter()
+    for table in iter_tables(folder, ["phrases", "regions", "rejected", "status"], verify=False):
+        table = table.filter(pc.equal(table["status"], OK))
+        pictures += table.num_rows
+        phrases += pc.sum(pc.list_value_length(table["phrases"])).as_py() or 0
+        regions += pc.sum(pc.list_value_length(table["regions"])).as_py() or 0
+        reasons = pc.struct_field(pc.list_flatten(table["rejected"]), "reason")
+        for entry in pc.value_counts(reasons).to_pylist():
+            refused[str(entry["values"]).split(":", 1)[0]] += entry["counts"]
+    return Regions(pictures, phrases, regions, dict(sorted(refused.items())))
+
+
+def read_evaluation(folder: Path) -> Evaluation:
+    """Read one evaluation's metrics.json and cmc.csv (`tasks.evaluate`).
+
+    Raises:
+        PedAlignError: A measure is no percentage.
+    """
+    raw = _json(folder / "metrics.json")
+    besides = {
+        words: _measures(raw[name], folder)
+        for name, words in (("itc", "by features alone"), ("chance", "by chance"))
+        if isinstance(raw.get(name), dict)
+    }
+    ranks, recall = np.empty(0), np.empty(0)
+    if (folder / "cmc.csv").exists():
+        table = pa_csv.read_csv(folder / "cmc.csv")
+        ranks, recall = (np.asarray(table[c], dtype=float) for c in ("rank", "recall"))
+    queries, gallery = raw.get("queries"), raw.get("gallery")
+    return Evaluation(folder, _measures(raw, folder), besides, queries, gallery, ranks, recall)
+
+
+def _measures(raw: Mapping[str, Any], folder: Path) -> dict[str, float]:
+    found = {name: raw[name.replace("@", "")] for name in MEASURES if name.replace("@", "") in raw}
+    for name, value in found.items():
+        if not isinstance(value, int | float) or not 0 <= value <= 100:
+            raise PedAlignError(
+                f"{folder / 'metrics.json'}: {name} is {value!r}",
+                "measures are percentages",
+                "run dvc repro evaluate",
+            )
+    return {name: float(value) for name, value in found.items()}
+
+
+def read_curve(title: str, path: Path, most: int = 4000) -> Curve:
+    """Read a training curve; a very long one is thinned evenly to ``most`` points."""
+    table = pa_csv.read_csv(path)
+    keep = np.unique(np.linspace(0, table.num_rows - 1, min(most, table.num_rows)).astype(int))
+    columns = {
+        name: np.asarray(table[name].to_numpy(), dtype=float)[keep]
+        for name in table.column_names
+        if pa.types.is_integer(table[name].type) or pa.types.is_floating(table[name].type)
+    }
+    steps = columns.get("step", np.arange(len(keep), dtype=float))
+    losses = {name: values for name, values in columns.items() if name not in _NOT_LOSSES}
+    return Curve(title, steps, losses, columns.get("lr"))
+
+
+def _timings(folder: Path | None) -> tuple[tuple[str, float, float | None], ...]:
+    entries = []
+    for path in sorted(folder.glob("*.json")) if folder else []:
+        body = _json(path)
+        if "seconds" not in body:
+            log.warning("%s: no seconds; the stage is left out of the timings", path.name)
+            continue
+        stage = str(body.get("stage", path.stem))
+        peak = body.get("peak_mb")
+        entries.append((str(body.get("started", "")), stage, float(body["seconds"]), peak))
+    return tuple((stage, seconds, peak) for _, stage, seconds, peak in sorted(entries))

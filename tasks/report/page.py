@@ -1,0 +1,386 @@
+"""The report as one HTML file: numbered figures and tables, nothing loaded from elsewhere.
+
+The page is built as plain data first (`Section`, `Picture`, `Grid`), so that what it says can be
+tested without reading HTML; `render` then fills template.html. Jinja escapes every text: captions
+come from datasets and may hold markup.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import itertools
+import math
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import TYPE_CHECKING
+
+import jinja2
+from PIL import Image
+
+from tasks.report import figures
+from tasks.report.gather import MEASURES, Facts
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+DRAWN_NOTICE = (
+    "The pictures of {names} are drawings made by this program; no real person is "
+    "shown. The figures below measure that the pipeline works and how its stages compare on these "
+    "drawings. They say nothing about photographs, and must not be set beside published results."
+)
+
+
+@dataclass
+class Picture:
+    """A figure: shown in the page and written beside it as a file."""
+
+    name: str
+    caption: str
+    data: bytes
+    narrow: bool = False
+    photos: bool = False
+    number: int = 0
+    is_picture: bool = True
+
+    @property
+    def file(self) -> str:
+        """Its file name."""
+        return f"{self.name}.png"
+
+    @property
+    def address(self) -> str:
+        """The picture as a data address: a sheet of pictures as JPEG, a quarter of the size."""
+        data, kind = self.data, "png"
+        if self.photos:
+            sink = io.BytesIO()
+            with Image.open(io.BytesIO(self.data)) as image:
+                image.convert("RGB").save(sink, "JPEG", quality=86, subsampling=0)
+            data, kind = sink.getvalue(), "jpeg"
+        return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height, pixels; the page reserves the room before the picture is decoded."""
+        with Image.open(io.BytesIO(self.data)) as image:
+            return image.size
+
+
+@dataclass
+class Grid:
+    """A table of text cells; ``text`` columns are left-aligned, ``best`` cells bold."""
+
+    caption: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    text: frozenset[int] = frozenset({0})
+    best: frozenset[tuple[int, int]] = frozenset()
+    narrow: bool = False
+    number: int = 0
+    is_picture: bool = False
+
+
+@dataclass
+class Section:
+    """A heading, one sentence and what is shown."""
+
+    title: str
+    lead: str
+    parts: list[Picture | Grid] = field(default_factory=list)
+
+    @property
+    def anchor(self) -> str:
+        """Its fragment in the page's address."""
+        return self.title.lower().replace(" ", "-")
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A headline number."""
+
+    value: str
+    label: str
+
+
+def build(facts: Facts, pictures: Mapping[str, bytes]) -> list[Section]:
+    """Arrange what is known into sections; a section with nothing to show is left out.
+
+    Args:
+        facts: The numbers.
+        pictures: PNG by name, for those sheets that could be made: ``before-after``, ``regions``
+            and ``ranks-EVALUATION``.
+
+    Returns:
+        Sections with numbered figures and tables.
+    """
+    sections = [_look(facts, pictures), _regions(facts, pictures), _retrieval(facts, pictures)]
+    sections += [_training(facts), _data(facts), _cost(facts)]
+    sections = [section for section in sections if section.parts]
+    figure, table = itertools.count(1), itertools.count(1)
+    for section in sections:
+        for part in section.parts:
+            part.number = next(figure if part.is_picture else table)
+    return sections
+
+
+def _look(facts: Facts, pictures: Mapping[str, bytes]) -> Section:
+    section = Section(
+        "Restyling",
+        "What restyling does to a picture, and how much closer to the target it comes.",
+    )
+    if "before-after" in pictures:
+        text = (
+            "Columns show a picture above what was made of it; the bottom row shows the target's "
+            "own pictures, unpaired."
+        )
+        section.parts.append(Picture("before-after", text, pictures["before-after"], photos=True))
+    if facts.gap:
+        text = (
+            f"Distance to the target on {facts.gap.pictures} pictures of each domain; the black "
+            "mark is the target against other pictures of itself."
+        )
+        gap = facts.gap
+        chart = figures.png(figures.gap_chart(gap.before, gap.after, gap.floor))
+        section.parts.append(Picture("domain-gap", text, chart, narrow=True))
+        rows = [
+            (name.replace("_", " "), *(figures.number(value) for value in values))
+            for name, values in gap.statistics.items()
+        ]
+        text = "What the domains look like on average: light, colour and sharpness."
+        section.parts.append(
+            Grid(text, ("statistic", "source", "restyled", "target"), rows, narrow=True)
+        )
+    return section
+
+
+def _regions(facts: Facts, pictures: Mapping[str, bytes]) -> Section:
+    section = Section("Regions", "The phrases of a caption and where they were found.")
+    if "regions" in pictures:
+        text = "Annotated pictures: a box for every phrase that was found, with its confidence."
+        section.parts.append(Picture("regions", text, pictures["regions"], photos=True))
+    if facts.regions:
+        r = facts.regions
+        rows = [
+            ("annotated pictures", f"{r.pictures:,}", ""),
+            ("phrases", f"{r.phrases:,}", _per(r.phrases, r.pictures)),
+            ("regions kept", f"{r.regions:,}", _per(r.regions, r.pictures)),
+        ]
+        rows += [
+            (f"boxes refused: {k}", f"{n:,}", _per(n, r.pictures)) for k, n in r.refused.items()
+        ]
+        section.parts.append(
+            Grid(
+                "Phrases and boxes of the annotated set.",
+                ("", "count", "a picture"),
+                rows,
+                narrow=True,
+            )
+        )
+    return section
+
+
+def _per(part: int, whole: int) -> str:
+    return f"{part / whole:.2f}" if whole else "–"
+
+
+def _retrieval(facts: Facts, pictures: Mapping[str, bytes]) -> Section:
+    section = Section("Retrieval", "How well a sentence finds its person in the test gallery.")
+    if not facts.evaluations:
+        return section
+    header = ("evaluation", *MEASURES, "queries", "gallery")
+    rows: list[Sequence[str]] = []
+    best: set[tuple[int, int]] = set()
+    lines = []
+    for name, entry in facts.evaluations.items():
+        lines.append(len(rows))
+        counts = (f"{n:,}" if n is not None else "–" for n in (entry.queries, entry.gallery))
+        rows.append((name, *_percent(entry.measures), *counts))
+        rows += [(f"– {how}", *_percent(m), "", "") for how, m in entry.besides.items()]
+    for column, measure in enumerate(MEASURES, start=1):
+        values = [entry.measures.get(measure, -1.0) for entry in facts.evaluations.values()]
+        if len(values) > 1 and max(values) >= 0:
+            best |= {(lines[n], column) for n, v in enumerate(values) if v == max(values)}
+    text = (
+        "Retrieval on the test split, percent, after re-ranking by the fusion encoder; the best "
+        "evaluation of each column is bold."
+    )
+    section.parts.append(Grid(text, header, rows, best=frozenset(best)))
+    curves = {n: (e.ranks, e.recall) for n, e in facts.evaluations.items() if len(e.ranks)}
+    if curves:
+        text = "Share of queries with a right picture among the first k (CMC)."
+        chart = figures.png(figures.cmc_chart(curves))
+        section.parts.append(Picture("cmc", text, chart, narrow=True))
+    for name in facts.evaluations:
+        if f"ranks-{name}" in pictures:
+            text = (
+                f"Rank lists of {name}: green ✓ is the person asked for, red ✗ is another; every "
+                "evaluation shows the same queries."
+            )
+            data = pictures[f"ranks-{name}"]
+            section.parts.append(Picture(f"ranks-{name}", text, data, photos=True))
+    return section
+
+
+def _percent(measures: Mapping[str, float]) -> list[str]:
+    return [f"{measures[name]:.2f}" if name in measures else "" for name in MEASURES]
+
+
+def _training(facts: Facts) -> Section:
+    section = Section("Training", "How the losses fell.")
+    if facts.curves:
+        text = (
+            "Losses over steps, faint as measured and strong as a moving mean; the grey shape "
+            "behind is the learning rate."
+        )
+        section.parts.append(Picture("losses", text, figures.png(figures.loss_chart(facts.curves))))
+    return section
+
+
+def _data(facts: Facts) -> Section:
+    section = Section("Data", "What came in, what was refused and why. No row is ever dropped.")
+    outcomes = {name: table.outcomes for name, table in facts.tables.items()}
+    chart = figures.png(figures.counts_chart(outcomes))
+    section.parts.append(
+        Picture("counts", "Rows of every table, kept or refused by reason.", chart)
+    )
+    rows = [
+        (
+            name,
+            split,
+            f"{check.people[split]:,}" if check.people[split] else "unknown",
+            f"{n:,}",
+            f"{check.captions[split]:,}",
+        )
+        for name, check in facts.splits.items()
+        for split, n in check.images.items()
+    ]
+    text = "People, images and captions of every split, as ingested."
+    header = ("dataset", "split", "people", "images", "captions")
+    section.parts.append(Grid(text, header, rows, text=frozenset({0, 1})))
+    section.parts.append(_leaks(facts))
+    if found := _findings(facts):
+        text = "What ingestion noticed."
+        section.parts.append(
+            Grid(text, ("dataset", "finding", ""), found, text=frozenset({0, 1, 2}))
+        )
+    return section
+
+
+def _findings(facts: Facts) -> list[Sequence[str]]:
+    """What `tasks.ingest.findings` wrote into the manifests, the worst first."""
+    rows: list[Sequence[str]] = []
+    for path in facts.sources.ingested:
+        told = facts.tables[f"ingest {path.name}"].meta.get("report") or {}
+        compared = told.get("comparison")
+        if compared:
+            said = "; ".join(compared["differences"][:9])
+            rows.append((path.name, f"against {compared['variant']}", said or "exactly the same"))
+        if told.get("pictures_in_two_splits"):
+            count = f"{told['pictures_in_two_splits']:,}"
+            rows.append((path.name, "pictures in two splits, by perceptual hash", count))
+        for shared in (told.get("shared_examples") or [])[:2]:
+            said = f"“{shared['caption'][:120]}” ({shared['people']} people)"
+            rows.append((path.name, "a sentence for several people", said))
+        if told.get("empty_captions"):
+            rows.append((path.name, "empty captions left out", f"{told['empty_captions']:,}"))
+        kinds = told.get("odd_captions") or {}
+        if kinds:
+            said = ", ".join(f"{kind}: {count:,}" for kind, count in kinds.items())
+            rows.append((path.name, "captions that look wrong, kept", said))
+        if told.get("copied"):
+            said = ", ".join(f"{why}: {count:,}" for why, count in told["copied"].items())
+            rows.append((path.name, "pictures stored as a clean copy", said))
+    return rows
+
+
+def _leaks(facts: Facts) -> Grid:
+    rows = []
+    for name, check in facts.splits.items():
+        shared = ", ".join(f"{pair}: {n}" for pair, n in check.shared_people.items() if n)
+        if not any(check.people.values()):
+            verdict = "identities unknown"
+        elif len([split for split, people in check.people.items() if people]) < 2:
+            verdict = "one split only"
+        else:
+            verdict = shared or "none"
+        rows.append((name, verdict, f"{check.shared_captions:,}"))
+    text = "Leak check: identities in two splits, and sentences used for more than one person."
+    header = ("dataset", "identities in two splits", "shared sentences")
+    return Grid(text, header, rows, text=frozenset({0, 1}))
+
+
+def _cost(facts: Facts) -> Section:
+    section = Section("Cost", "Where the time and the disk went.")
+    if facts.timings:
+        total = sum(seconds for _, seconds, _ in facts.timings)
+        text = f"Time and peak memory of each stage's last run; {figures.duration(total)} in all."
+        chart = figures.png(figures.timings_chart(facts.timings))
+        section.parts.append(Picture("timings", text, chart))
+    rows = [
+        (
+            name,
+            f"{t.rows:,}",
+            size_text(t.size),
+            f"{t.size / t.rows / 1024:.1f} KB" if t.rows else "–",
+        )
+        for name, t in facts.tables.items()
+    ]
+    header = ("table", "rows", "on disk", "a row")
+    section.parts.append(Grid("Disk use of every table.", header, rows))
+    return section
+
+
+def size_text(size: float) -> str:
+    """Write bytes as people say them: ``640 B``, ``1.5 MB``."""
+    for unit in ("B", "KB", "MB", "GB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TB"
+
+
+def tiles(facts: Facts) -> list[Tile]:
+    """Headline numbers, at most six."""
+    found = [
+        Tile(f"{e.measures['R@1']:.1f} %", f"R@1, {name}")
+        for name, e in facts.evaluations.items()
+        if "R@1" in e.measures
+    ][:3]
+    if facts.gap:
+        name = next(iter(facts.gap.before))
+        left = facts.gap.left(name)
+        if math.isfinite(left):
+            found.append(Tile(f"{100 * left:.0f} %", f"of the gap to the target is left ({name})"))
+    last = facts.tables.get("screen") or facts.tables.get("restyle")
+    if last:
+        found.append(Tile(f"{last.outcomes.get('ok', 0):,}", f"pairs kept of {last.rows:,} made"))
+    if facts.timings:
+        total = sum(seconds for _, seconds, _ in facts.timings)
+        found.append(Tile(figures.duration(total), "compute, all stages"))
+    return found
+
+
+def notice(facts: Facts) -> str:
+    """Say plainly which data are drawings; empty where none is."""
+    return DRAWN_NOTICE.format(names=" and ".join(facts.drawn)) if facts.drawn else ""
+
+
+def render(facts: Facts, sections: Sequence[Section]) -> str:
+    """Fill the template.
+
+    Returns:
+        One HTML document that loads nothing from elsewhere.
+    """
+    source = resources.files("tasks.report").joinpath("template.html").read_text("utf-8")
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    names = ", ".join(path.name for path in facts.sources.ingested)
+    return environment.from_string(source).render(
+        title="PedAlign report",
+        subtitle=f"Domain-aligned pretraining for text-based person retrieval, on {names}.",
+        notice=notice(facts),
+        tiles=tiles(facts),
+        sections=sections,
+        footer="Every picture opens at full size with a click.",
+    )

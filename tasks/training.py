@@ -1,0 +1,374 @@
+"""The training loop of the retrieval model, shared by pretraining and fine-tuning.
+
+It does not know what it trains: an objective takes a batch and a generator and gives named losses.
+
+What is unusual: nothing random lives in the loop. A step's dropout and negatives are seeded from
+the step's number and a pair's augmentation from its uid, so the running checkpoint is weights,
+optimiser and step, and a killed training goes on to bit-for-bit the same result (same machine,
+device, dtype and thread count). Group and schedule rules are the release's (PAPERS.md 1.8, A1).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from tasks.errors import PedAlignError
+from tasks.params import NonNegative, Positive, PositiveFloat, Strings, params
+from tasks.shards import item_seed
+
+log = logging.getLogger(__name__)
+
+BETAS, EPSILON = (0.9, 0.98), 1e-8
+FAST = 2.0
+"""How much faster the groups named by ``doubled`` learn."""
+RUNNING = "running.pt"
+
+Schedule = Literal["linear", "step"]
+Row = dict[str, float]
+NonNegativeFloat = Annotated[float, Field(ge=0)]
+
+
+@params
+class TrainingParams:
+    """How to optimise: the part that pretraining and fine-tuning have in common."""
+
+    epochs: Positive
+    """Passes over the training pairs."""
+    batch: Positive
+    """Pairs a step. Contrastive loss and negatives compare within it."""
+    learning_rate: PositiveFloat
+    """Peak learning rate."""
+    schedule: Schedule
+    """After warm-up: ``linear`` to 0; ``step`` is linear times 1, 0.5 from four and 0.2 from seven
+    times the warm-up on."""
+    warmup: Annotated[int | float, Field(ge=0)]
+    """Steps of warm-up; below 1, the share of all steps."""
+    weight_decay: NonNegativeFloat
+    """AdamW's decay; biases and normalisation layers have none."""
+    doubled: Strings
+    """Regular expressions: parameters whose names match one learn twice as fast."""
+    precision: Literal["fp32", "bf16"]
+    """Autocast of the forward pass; weights and optimiser stay in float32."""
+    seed: NonNegative
+    """Decides order, augmentation, masking, dropout and negatives."""
+
+
+# ------------------------------------------------------------------ schedule and groups
+
+
+def warmup_steps(warmup: float, total: int) -> int:
+    """Steps of warm-up: a number of steps, or a share of ``total`` where it is below 1."""
+    return int(warmup * total) if warmup < 1 else int(warmup)
+
+
+def schedule_factor(schedule: Schedule, step: int, total: int, warmup: int) -> float:
+    """Learning rate at a step, as a share of the peak (A1).
+
+    Args:
+        schedule: Its name.
+        step: From 0.
+        total: Steps that the schedule is laid out for.
+        warmup: Steps of linear warm-up, the first at 0.
+    """
+    if step < warmup:
+        return step / warmup
+    if total <= warmup:
+        return 1.0
+    left = max(0.0, (total - step) / (total - warmup))
+    if schedule == "linear":
+        return left
+    return left * (1.0 if step < 4 * warmup else 0.5 if step < 7 * warmup else 0.2)
+
+
+def decays(name: str) -> bool:
+    """Whether weight decay applies: to all but biases (position tables too) and norm layers.
+
+    As in the release the name decides, so BatchNorm in the contrastive heads and LayerNorm in the
+    matching head, being numbered members of a Sequential, do decay.
+    """
+    return "bias" not in name and "norm" not in name.lower()
+
+
+def parameter_groups(
+    named: Iterable[tuple[str, nn.Parameter]],
+    learning_rate: float,
+    weight_decay: float,
+    doubled: tuple[str, ...],
+) -> list[dict[str, Any]]:
+    """Sort parameters into AdamW's groups.
+
+    Args:
+        named: Names and parameters; those that take no gradient are left out.
+        learning_rate: Peak.
+        weight_decay: Of those that `decays`.
+        doubled: Regular expressions of the names that learn `FAST` times as fast.
+
+    Returns:
+        Up to four groups with ``params``, ``names``, ``peak`` and ``weight_decay``.
+
+    Raises:
+        PedAlignError: An expression matches no parameter, so it would silently do nothing.
+    """
+    found: dict[tuple[float, float], tuple[list[nn.Parameter], list[str]]] = {}
+    unused = set(doubled)
+    for name, parameter in named:
+        if not parameter.requires_grad:
+            continue
+        hits = {pattern for pattern in doubled if re.search(pattern, name)}
+        unused -= hits
+        key = (learning_rate * (FAST if hits else 1.0), weight_decay if decays(name) else 0.0)
+        members, names = found.setdefault(key, ([], []))
+        members.append(parameter)
+        names.append(name)
+    if unused:
+        raise PedAlignError(
+            f"`doubled`: {sorted(unused)} match no parameter",
+            "each expression names parameters of the model that learn twice as fast",
+            "correct it, for example to text_encoder.cls or vision_encoder.encoder.layers.1",
+        )
+    return [
+        {"params": members, "names": names, "peak": peak, "lr": peak, "weight_decay": decay}
+        for (peak, decay), (members, names) in sorted(found.items())
+    ]
+
+
+# ------------------------------------------------------------------ the loop
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long a training is."""
+
+    pairs: int
+    """Training pairs."""
+    batch: int
+    epochs: int
+
+    @property
+    def per_epoch(self) -> int:
+        """Steps an epoch; the pairs left over wait for the next one."""
+        return self.pairs // self.batch
+
+    @property
+    def steps(self) -> int:
+        """Steps in all."""
+        return self.per_epoch * self.epochs
+
+    @property
+    def scheduled(self) -> int:
+        """Steps that the schedule is laid out for: as released, epochs rounded up (A1)."""
+        return math.ceil(self.pairs / self.batch) * self.epochs
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training leaves besides the weights in its model."""
+
+    rows: list[Row]
+    """One a step: step, epoch, lr and every loss."""
+    scores: list[float]
+    """Validation scores, one an epoch; empty where nothing was validated."""
+    best_epoch: int | None
+    """Epoch, from 1, whose weights the model now has; None: the last."""
+
+
+class Loop:
+    """One training: its objective, optimiser and place."""
+
+    def __init__(
+        self, objective: nn.Module, plan: Plan, settings: TrainingParams, device: torch.device
+    ) -> None:
+        """Set up at step 0.
+
+        Args:
+            objective: ``objective(batch, generator)`` gives named losses and their sum "loss".
+            plan: How long.
+            settings: How.
+            device: Where to compute.
+        """
+        self.objective, self.plan, self.settings, self.device = objective, plan, settings, device
+        objective.to(device)
+        groups = parameter_groups(
+            objective.named_parameters(),
+            settings.learning_rate,
+            settings.weight_decay,
+            settings.doubled,
+        )
+        self.optimizer = torch.optim.AdamW(groups, betas=BETAS, eps=EPSILON, fused=True)
+        self.warmup = warmup_steps(settings.warmup, plan.scheduled)
+        self.step = 0
+        self.rows: list[Row] = []
+        self.scores: list[float] = []
+        self.best: dict[str, Tensor] | None = None
+        self._pending: list[tuple[float, list[str], Tensor]] = []
+
+    def advance(self, batch: dict[str, Tensor]) -> None:
+        """Take one step; everything random in it follows from the seed and its number."""
+        factor = schedule_factor(
+            self.settings.schedule, self.step, self.plan.scheduled, self.warmup
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * factor
+        torch.manual_seed(item_seed("dropout", self.settings.seed, str(self.step)))
+        generator = torch.Generator().manual_seed(
+            item_seed("negatives", self.settings.seed, str(self.step))
+        )
+        batch = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
+        self.objective.train()
+        half = self.settings.precision == "bf16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+            losses = self.objective(batch, generator)
+        self.optimizer.zero_grad(set_to_none=True)
+        losses["loss"].backward()
+        self.optimizer.step()
+        self.step += 1
+        # Losses wait on the device: reading each at once would stall a GPU every step.
+        values = torch.stack([value.detach().float() for value in losses.values()])
+        self._pending.append((self.settings.learning_rate * factor, list(losses), values))
+        if len(self._pending) >= 20:
+            self.collect()
+
+    def collect(self) -> None:
+        """Move the waiting losses into rows.
+
+        Raises:
+            PedAlignError: One is not finite.
+        """
+        first = self.step - len(self._pending)
+        for at, (rate, names, values) in enumerate(self._pending):
+            step = first + at + 1
+            row = dict(zip(names, values.tolist(), strict=True))
+            if not math.isfinite(row["loss"]):
+                raise PedAlignError(
+                    f"the loss of step {step} is {row['loss']} ({row})",
+                    "a training whose loss is not finite cannot recover",
+                    "lower learning_rate, lengthen warmup, or set precision to fp32",
+                )
+            epoch = (step - 1) // self.plan.per_epoch + 1
+            self.rows.append({"step": step, "epoch": epoch, "lr": rate, **row})
+        self._pending.clear()
+
+    def consider(self, score: float, model: nn.Module) -> None:
+        """Take a validation score; the model's weights are kept if none was higher so far."""
+        if not self.scores or score > max(self.scores):
+            self.best = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
+        self.scores.append(score)
+
+    def save(self, path: Path) -> None:
+        """Write the running checkpoint so that it is either absent or whole."""
+        self.collect()
+        state = {
+            "objective": self.objective.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "steps": self.plan.steps,
+            "rows": self.rows,
+            "scores": self.scores,
+            "best": self.best,
+        }
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        with temporary.open("wb") as sink:
+            torch.save(state, sink)
+            sink.flush()
+            os.fsync(sink.fileno())
+        temporary.replace(path)
+
+    def resume(self, path: Path) -> None:
+        """Go on where the running checkpoint stands, if there is one.
+
+        Raises:
+            PedAlignError: It belongs to another training.
+        """
+        if not path.exists():
+            return
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        try:
+            if state["steps"] != self.plan.steps:
+                raise ValueError(f"{state['steps']} steps, not {self.plan.steps}")
+            self.objective.load_state_dict(state["objective"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise PedAlignError(
+                f"{path}: of another training ({str(error).splitlines()[0]})",
+                "a run folder belongs to one training: same data, parameters and code",
+                f"delete {path.parent}",
+            ) from error
+        self.step, self.rows = state["step"], state["rows"]
+        self.scores, self.best = state["scores"], state["best"]
+        log.info("training goes on at step %d of %d", self.step, self.plan.steps)
+
+
+def train(
+    objective: nn.Module,
+    model: nn.Module,
+    batches: Callable[[int], Iterator[dict[str, Tensor]]],
+    plan: Plan,
+    settings: TrainingParams,
+    run_folder: Path,
+    device: torch.device,
+    *,
+    name: str = "train",
+    validate: Callable[[], float] | None = None,
+    checkpoint_seconds: float = 30.0,
+    progress: Callable[[int, int, Row], None] | None = None,
+) -> Trained:
+    """Train, from the start or from the run folder's running checkpoint.
+
+    Args:
+        objective: The model with its losses.
+        model: The part whose weights are kept, inside the objective.
+        batches: Gives the batches from a step on.
+        plan: How long.
+        settings: How.
+        run_folder: Belongs to this training alone; holds the running checkpoint.
+        device: Where to compute.
+        name: Of the progress bar.
+        validate: Called after each epoch, model in evaluation mode; the weights with the highest
+            score (the first of equals) are the result. None keeps the last.
+        checkpoint_seconds: Wall time between running checkpoints; changes no result.
+        progress: Called with step, steps and the newest row.
+
+    Returns:
+        The curve; ``model`` has the resulting weights.
+
+    Raises:
+        PedAlignError: A loss that is not finite, or a foreign run folder.
+    """
+    loop = Loop(objective, plan, settings, device)
+    running = run_folder / RUNNING
+    loop.resume(running)
+    saved = time.monotonic()
+    source = batches(loop.step)
+    with tqdm(total=plan.steps, initial=loop.step, desc=name, unit="step") as bar:
+        while loop.step < plan.steps:
+            loop.advance(next(source))
+            bar.update()
+            if validate is not None and loop.step % plan.per_epoch == 0:
+                model.eval()
+                loop.consider(validate(), model)
+            if loop.step % 10 == 0 or loop.step == plan.steps:
+                loop.collect()
+                bar.set_postfix(loss=f"{loop.rows[-1]['loss']:.3f}", refresh=False)
+                if progress is not None:
+                    progress(loop.step, plan.steps, loop.rows[-1])
+            if time.monotonic() - saved >= checkpoint_seconds and loop.step < plan.steps:
+                loop.save(running)
+                saved = time.monotonic()
+    if loop.best is not None:
+        model.load_state_dict(loop.best)
+    model.eval()
+    best = loop.scores.index(max(loop.scores)) + 1 if loop.scores else None
+    return Trained(loop.rows, loop.scores, best)

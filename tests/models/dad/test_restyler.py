@@ -1,0 +1,334 @@
+"""The restyler against diffusers' own pipelines, on tiny random models saved to disk."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import (
+    AutoencoderKL,
+    ControlNetModel,
+    DDIMScheduler,
+    DDPMScheduler,
+    StableDiffusionControlNetImg2ImgPipeline,
+    StableDiffusionControlNetPipeline,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from models.dad.base import Base, load_base, revision
+from models.dad.controlnet import DaDObjective, load_controlnet, new_controlnet, white_image
+from models.dad.restyler import Restyler, Sampling, make_sampler, match_look
+
+SIZE = (32, 16)
+PROMPTS = ["a red coat", "a blue hat", "a red coat", ""]
+SEEDS = [5, 2**62 + 1, 7, 8]
+
+
+def save_tiny(folder: Path, prediction: str = "epsilon", width: int = 8) -> Path:
+    """Save a Stable-Diffusion-style folder with random weights, of the very classes of SD 1.5."""
+    torch.manual_seed(0)
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    words = [*letters, *(letter + "</w>" for letter in letters)]
+    vocab = {t: i for i, t in enumerate(["<|startoftext|>", "<|endoftext|>", *words])}
+    tokenizer = CLIPTokenizer(vocab=vocab, merges=[], model_max_length=12)
+    text = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(vocab), hidden_size=width, intermediate_size=16, num_hidden_layers=1,
+            num_attention_heads=2, max_position_embeddings=12, bos_token_id=0, eos_token_id=1,
+            pad_token_id=1,
+        )
+    )  # fmt: skip
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(4, 4, 8), norm_num_groups=2, sample_size=32, scaling_factor=0.7,
+    )  # fmt: skip
+    unet = UNet2DConditionModel(
+        sample_size=(8, 4), block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4,
+        cross_attention_dim=width, attention_head_dim=2,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+    )  # fmt: skip
+    scheduler = DDPMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
+        prediction_type=prediction, steps_offset=1,
+    )  # fmt: skip
+    StableDiffusionPipeline(
+        vae=vae, unet=unet, text_encoder=text, tokenizer=tokenizer, scheduler=scheduler,
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    ).save_pretrained(folder)  # fmt: skip
+    return folder
+
+
+def shaken(base: Base) -> ControlNetModel:
+    """A ControlNet whose zero convolutions are no longer zero."""
+    torch.manual_seed(1)
+    controlnet = new_controlnet(base)
+    with torch.no_grad():
+        for weight in controlnet.parameters():
+            weight.add_(torch.randn_like(weight), alpha=0.05)
+    return controlnet.eval()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def base(folder: Path) -> Base:
+    return load_base(str(folder))
+
+
+@pytest.fixture(scope="module")
+def pictures() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (4, *SIZE, 3), dtype=np.uint8)
+
+
+def plain(kind: type, base: Base, controlnet: ControlNetModel, sampler: str) -> object:
+    pipeline = kind(
+        vae=base.vae, text_encoder=base.text_encoder, tokenizer=base.tokenizer, unet=base.unet,
+        controlnet=controlnet, scheduler=make_sampler(base, sampler), safety_checker=None,
+        feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def levels(images: torch.Tensor) -> np.ndarray:
+    return (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "dpm", "unipc", "euler", "euler_ancestral", "ddpm"])
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_restyle_equals_the_diffusers_pipeline(base, pictures, sampler, guidance):
+    controlnet = shaken(base)
+    sampling = Sampling(
+        steps=4, strength=0.5, guidance=guidance, scheduler=sampler, negative_prompt="grey",
+        control_scale=0.8,
+    )  # fmt: skip
+    restyler = Restyler(base, controlnet, SIZE, sampling)
+    ours = restyler.restyle(pictures, base.encode_prompts(PROMPTS), SEEDS)
+    pipeline = plain(StableDiffusionControlNetImg2ImgPipeline, base, controlnet, sampler)
+    theirs = pipeline(
+        prompt=PROMPTS, negative_prompt=["grey"] * 4,
+        image=torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255,
+        control_image=torch.ones(4, 3, *SIZE), strength=0.5, num_inference_steps=4,
+        guidance_scale=guidance, controlnet_conditioning_scale=0.8, output_type="pt",
+        generator=[torch.Generator().manual_seed(s) for s in SEEDS],
+    ).images  # fmt: skip
+    assert np.abs(ours.astype(int) - levels(theirs)).max() <= 1
+    assert (ours == levels(theirs)).mean() > 0.99
+
+
+def test_generate_equals_the_diffusers_pipeline(base):
+    controlnet = shaken(base)
+    restyler = Restyler(base, controlnet, SIZE, Sampling(steps=3, guidance=2.0, scheduler="ddim"))
+    ours = restyler.generate(base.encode_prompts(PROMPTS), SEEDS)
+    theirs = plain(StableDiffusionControlNetPipeline, base, controlnet, "ddim")(
+        prompt=PROMPTS, image=torch.ones(4, 3, *SIZE), num_inference_steps=3, guidance_scale=2.0,
+        output_type="pt", generator=[torch.Generator().manual_seed(s) for s in SEEDS],
+    ).images  # fmt: skip
+    assert ours.shape == (4, *SIZE, 3)
+    assert np.abs(ours.astype(int) - levels(theirs)).max() <= 1
+
+
+def test_order_and_batch_change_nothing_but_noise(base, pictures):
+    restyler = Restyler(base, shaken(base), SIZE, Sampling(steps=4, strength=0.75, guidance=2.0))
+    words = base.encode_prompts(PROMPTS)
+    together = restyler.restyle(pictures, words, SEEDS).astype(int)
+    turned = restyler.restyle(pictures[::-1], words.flip(0), SEEDS[::-1]).astype(int)
+    alone = restyler.restyle(pictures[1:2], words[1:2], SEEDS[1:2]).astype(int)
+    assert np.abs(together - turned[::-1]).max() <= 1
+    assert np.abs(together[1:2] - alone).max() <= 1
+    again = restyler.restyle(pictures, words, SEEDS)
+    assert np.array_equal(together, again)
+    other = restyler.restyle(pictures, words, [s + 1 for s in SEEDS]).astype(int)
+    assert np.abs(together - other).mean() > 1
+
+
+def test_an_untrained_controlnet_and_a_zero_scale_are_the_base_alone(base, pictures):
+    words = base.encode_prompts(PROMPTS)
+    sampling = {"steps": 2, "strength": 1.0, "guidance": 1.0}
+    alone = Restyler(base, None, SIZE, Sampling(**sampling)).restyle(pictures, words, SEEDS)
+    off = Restyler(base, shaken(base), SIZE, Sampling(**sampling, control_scale=0.0))
+    on = Restyler(base, shaken(base), SIZE, Sampling(**sampling))
+    assert np.array_equal(alone, off.restyle(pictures, words, SEEDS))
+    assert not np.array_equal(alone, on.restyle(pictures, words, SEEDS))
+
+
+def test_strength_0_is_the_round_trip_of_the_autoencoder(base, pictures):
+    restyler = Restyler(base, None, SIZE, Sampling(steps=4, strength=0.0))
+    ours = restyler.restyle(pictures, base.encode_prompts(PROMPTS), SEEDS)
+    image = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
+    with torch.no_grad():
+        seen = base.vae.decode(base.vae.encode(image).latent_dist.mode()).sample
+    assert np.abs(ours.astype(int) - levels((seen / 2 + 0.5).clamp(0, 1))).max() <= 1
+
+
+def test_matching_gives_each_start_the_statistics_of_its_target_picture():
+    torch.manual_seed(3)
+    start, look = torch.randn(3, 4, 8, 4) * 2 + 1, torch.rand(5, 2, 4) + 0.1
+    made = match_look(start, look, [0, 7, 2**62], 1.0)
+    for at, row in enumerate([0, 2, 2**62 % 5]):
+        assert torch.allclose(made[at].mean((1, 2)), look[row, 0], atol=1e-5)
+        assert torch.allclose(made[at].std((1, 2)), look[row, 1], atol=1e-5)
+    half = match_look(start, look, [0, 7, 2**62], 0.5)
+    assert torch.allclose(half, (start + made) / 2, atol=1e-5)
+    assert torch.equal(match_look(start, look, [0, 7, 2**62], 0.0), start)
+    flat = match_look(torch.zeros(1, 4, 8, 4), look, [0], 1.0)  # nothing to scale
+    assert bool(torch.isfinite(flat).all())
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.5])
+def test_matching_changes_the_light_and_needs_a_target(base, pictures, strength):
+    look = torch.stack([torch.full((1, 4), -2.0), torch.full((1, 4), 0.5)], dim=1)
+    words, plan = base.encode_prompts(PROMPTS), {"steps": 4, "strength": strength}
+    plain = Restyler(base, None, SIZE, Sampling(**plan), look_N2C=look)
+    matched = Restyler(base, None, SIZE, Sampling(**plan, match=1.0), look_N2C=look)
+    bare = Restyler(base, None, SIZE, Sampling(**plan))
+    unmatched = plain.restyle(pictures, words, SEEDS)
+    assert np.array_equal(unmatched, bare.restyle(pictures, words, SEEDS))
+    assert not np.array_equal(unmatched, matched.restyle(pictures, words, SEEDS))
+    with pytest.raises(ValueError, match="no target statistics"):
+        Restyler(base, None, SIZE, Sampling(**plan, match=0.5))
+
+
+@pytest.mark.parametrize(
+    ("size", "sampling", "word"),
+    [
+        ((30, 16), Sampling(steps=4), "multiples of 4"),
+        (SIZE, Sampling(steps=4, strength=0.2), "no step"),
+        (SIZE, Sampling(steps=4, scheduler="magic"), "samplers are"),  # type: ignore[arg-type]
+    ],
+)
+def test_bad_settings_are_named(base, size, sampling, word):
+    with pytest.raises(ValueError, match=word):
+        Restyler(base, None, size, sampling)
+
+
+def test_prompts_are_encoded_as_the_pipeline_does(base):
+    pipeline = plain(StableDiffusionControlNetPipeline, base, new_controlnet(base), "ddim")
+    theirs, empty = pipeline.encode_prompt(PROMPTS, "cpu", 1, True)
+    assert torch.allclose(base.encode_prompts(PROMPTS, batch=3), theirs, atol=1e-6)
+    assert torch.allclose(base.encode_prompts([""]), empty[:1], atol=1e-6)
+    assert base.encode_prompts([]).shape == (0, 12, 8)
+
+
+def test_half_precision_weights_load_as_float32(folder, tmp_path):
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
+    pipeline.to(torch.float16).save_pretrained(tmp_path / "half")
+    half = load_base(str(tmp_path / "half"), precision="bf16")
+    for network in (half.vae, half.unet, half.text_encoder):
+        assert {p.dtype for p in network.parameters()} == {torch.float32}
+        assert not any(p.requires_grad for p in network.parameters())
+    restyler = Restyler(half, None, SIZE, Sampling(steps=2, strength=0.5))
+    grey = np.full((1, *SIZE, 3), 128, np.uint8)
+    assert restyler.restyle(grey, half.encode_prompts([""]), [0]).shape == (1, *SIZE, 3)
+
+
+def test_revision_follows_the_weights_and_not_the_records(folder, tmp_path):
+    copy = save_tiny(tmp_path / "copy")
+    assert revision(str(copy)) == revision(str(folder))
+    (copy / "training.json").write_text("{}")
+    (copy / "unet" / "training.json").write_text("{}")
+    assert revision(str(copy)) == revision(str(folder))
+    weights = copy / "unet" / "diffusion_pytorch_model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    assert revision(str(copy)) != revision(str(folder))
+    with pytest.raises(ValueError, match="no weights found"):
+        revision(str(tmp_path))
+    commit = "0123456789abcdef" * 2 + "01234567"
+    assert revision(f"owner/model@{commit}") == commit
+
+
+def test_a_base_whose_parts_do_not_fit_is_refused(folder, tmp_path):
+    other = save_tiny(tmp_path / "other", width=16)
+    mixed = tmp_path / "mixed"
+    for part in folder.iterdir():
+        (mixed / part.name).parent.mkdir(exist_ok=True)
+        (mixed / part.name).symlink_to(
+            (other if part.name == "text_encoder" else folder) / part.name
+        )
+    with pytest.raises(ValueError, match="16 wide and the UNet attends to 8"):
+        load_base(str(mixed))
+
+
+# ------------------------------------------------------------------ ControlNet and objective
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_the_objective_is_the_mean_squared_error_of_what_the_base_predicts(tmp_path, prediction):
+    base = load_base(str(save_tiny(tmp_path, prediction)))
+    objective = DaDObjective(base, shaken(base), SIZE)
+    torch.manual_seed(2)
+    clean, noise = torch.randn(3, 4, 8, 4), torch.randn(3, 4, 8, 4)
+    steps, words = torch.tensor([0, 400, 999]), base.encode_prompts(["a", "b", "c"])
+    loss = objective(clean, words, noise, steps)
+    errors = []
+    kept = base.scheduler.alphas_cumprod
+    for i in range(3):  # one by one, from the definition; the control image a full batch
+        a, s = kept[steps[i]].sqrt(), (1 - kept[steps[i]]).sqrt()
+        noisy = (a * clean[i] + s * noise[i])[None]
+        down, mid = objective.controlnet(
+            noisy, steps[i], words[i : i + 1], torch.ones(1, 3, *SIZE), return_dict=False
+        )
+        seen = base.unet(
+            noisy, steps[i], words[i : i + 1], down_block_additional_residuals=down,
+            mid_block_additional_residual=mid,
+        ).sample  # fmt: skip
+        wanted = noise[i] if prediction == "epsilon" else a * noise[i] - s * clean[i]
+        errors.append((seen[0] - wanted).square().mean())
+    assert loss.item() == pytest.approx(torch.stack(errors).mean().item(), rel=1e-4)
+
+
+def test_only_the_controlnet_learns_and_starts_from_nothing(base):
+    controlnet = new_controlnet(base)
+    objective = DaDObjective(base, controlnet, SIZE)
+    assert {id(p) for p in objective.parameters()} == {id(p) for p in controlnet.parameters()}
+    before = {k: v.clone() for k, v in base.unet.state_dict().items()}
+    clean, steps = torch.randn(2, 4, 8, 4), torch.tensor([10, 500])
+    words, noise = base.encode_prompts(["a", "b"]), torch.randn(2, 4, 8, 4)
+    optimizer = torch.optim.SGD(objective.parameters(), 0.1)
+    first = objective(clean, words, noise, steps)
+    with torch.no_grad():
+        noisy = base.scheduler.add_noise(clean, noise, steps)
+        alone = base.unet(noisy, steps, words).sample
+    assert first.item() == pytest.approx((alone - noise).square().mean().item(), rel=1e-5)
+    for _ in range(3):
+        optimizer.zero_grad()
+        loss = objective(clean, words, noise, steps)
+        loss.backward()
+        optimizer.step()
+    assert loss < first
+    assert all(torch.equal(v, before[k]) for k, v in base.unet.state_dict().items())
+    assert all(p.grad is None for p in base.unet.parameters())
+
+
+def test_a_controlnet_is_saved_loaded_and_refused_by_another_base(base, tmp_path):
+    controlnet = shaken(base)
+    controlnet.save_pretrained(tmp_path / "dad")
+    loaded = load_controlnet(tmp_path / "dad", base)
+    assert all(
+        torch.equal(a, b) for a, b in zip(controlnet.parameters(), loaded.parameters(), strict=True)
+    )
+    other = load_base(str(save_tiny(tmp_path / "other", width=16)))
+    with pytest.raises(ValueError, match="cross_attention_dim"):
+        load_controlnet(tmp_path / "dad", other)
+
+
+def test_the_control_image_is_white(base):
+    assert white_image(base, SIZE).shape == (1, 3, *SIZE)
+    assert bool((white_image(base, SIZE) == 1).all())
+
+
+def test_eight_times_smaller_latents_take_the_published_hint_encoder(base):
+    published = ControlNetModel.from_unet(base.unet)
+    halvings = len(published.config.conditioning_embedding_out_channels) - 1
+    assert 2**halvings == 8
+    ours = new_controlnet(base)
+    assert 2 ** (len(ours.config.conditioning_embedding_out_channels) - 1) == base.scale == 4
+    assert isinstance(make_sampler(base, "ddim"), DDIMScheduler)

@@ -1,0 +1,123 @@
+"""Pretraining on a miniature: what it leaves, its modes, and that a kill costs nothing."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from models.mra import PAPER, RELEASED
+from tasks.checkpoints import load_model
+from tasks.errors import PedAlignError
+from tasks.pretrain import new_model, pretrain
+from tasks.tokens import load_tokenizer
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, shards, annotations, pretrain_params):
+    return pretrain(shards, annotations, pretrain_params(), tmp_path_factory.mktemp("p"), CPU)
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def same(a, b) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_checkpoint_holds_all_that_later_stages_need(finished):
+    model = load_model(finished)
+    assert model.config.image_size == (32, 16)
+    assert model.config.reading == PAPER
+    assert load_tokenizer(finished).mask_token_id == load_tokenizer(finished).vocab["[MASK]"]
+    record = json.loads((finished / "training.json").read_text())
+    assert record["pairs"] == 47
+    assert record["steps"] == 10
+    assert record["skipped"] == {"not usable": 1}
+    assert set(record["losses"]) == {"itc", "itm", "mlm", "rpc", "rpm", "loss"}
+    rows = (finished / "curve.csv").read_text().splitlines()
+    assert len(rows) == 11
+    assert rows[0].startswith("step,epoch,lr,itc")
+
+
+def test_nothing_in_it_says_when_or_where(finished, tmp_path, shards, annotations, pretrain_params):
+    again = pretrain(shards, annotations, pretrain_params(), tmp_path, CPU)
+    for path in finished.iterdir():
+        assert path.read_bytes() == (again / path.name).read_bytes(), path.name
+
+
+def test_killed_and_resumed_equals_undisturbed(
+    finished, tmp_path, shards, annotations, pretrain_params
+):
+    class KilledError(Exception):
+        pass
+
+    def kill(step, steps, row):
+        raise KilledError
+
+    section = pretrain_params(training={"epochs": 4})
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    with pytest.raises(KilledError):  # at step 10 of 20; the last checkpoint is of step 9
+        pretrain(
+            shards, annotations, section, tmp_path / "a", CPU, checkpoint_seconds=0, progress=kill
+        )
+    torn = pretrain(shards, annotations, section, tmp_path / "a", CPU)
+    whole = pretrain(shards, annotations, section, tmp_path / "b", CPU)
+    assert same(weights(torn), weights(whole))
+    assert (torn / "curve.csv").read_bytes() == (whole / "curve.csv").read_bytes()
+
+
+def test_training_changes_every_part(finished, start_folder):
+    before, after = weights(start_folder), weights(finished)
+    moved = {name for name in after if not torch.equal(before[name], after[name])}
+    for part in ("vision_encoder", "text_encoder", "vision_proj", "text_proj", "itm_head", "temp"):
+        assert any(name.startswith(part) for name in moved), part
+
+
+def test_init_none_publishes_the_starting_weights(start_folder, pretrain_params):
+    started = new_model(pretrain_params()).state_dict()
+    assert same(weights(start_folder), {n: started[n] for n in weights(start_folder)})
+    assert json.loads((start_folder / "training.json").read_text())["steps"] == 0
+    assert not (start_folder / "curve.csv").exists()
+
+
+def test_init_from_a_checkpoint_goes_on_from_it(
+    finished, tmp_path, shards, annotations, pretrain_params
+):
+    model = new_model(pretrain_params(init=str(finished), model={"image_size": [64, 32]}))
+    assert model.config.image_size == (64, 32)
+    known = weights(finished)
+    assert torch.equal(model.state_dict()["itm_head.0.weight"], known["itm_head.0.weight"])
+
+
+def test_without_regions_no_annotations_are_needed(tmp_path, shards, pretrain_params):
+    section = pretrain_params(region_weight=0.0, training={"epochs": 1})
+    folder = pretrain(shards, None, section, tmp_path, CPU)
+    record = json.loads((folder / "training.json").read_text())
+    assert record["pairs"] == 94  # every caption
+    assert set(record["losses"]) == {"itc", "itm", "mlm", "loss"}
+
+
+def test_the_released_reading_and_the_token_head_train_too(
+    tmp_path, shards, annotations, pretrain_params
+):
+    section = pretrain_params(
+        model={"reading": "released", "head": "token"}, training={"epochs": 1}
+    )
+    folder = pretrain(shards, annotations, section, tmp_path, CPU)
+    assert load_model(folder).config.reading == RELEASED
+
+
+def test_regions_without_annotations_are_an_error(tmp_path, shards, pretrain_params):
+    with pytest.raises(PedAlignError, match="no annotations"):
+        pretrain(shards, None, pretrain_params(), tmp_path, CPU)
+
+
+def test_missing_starting_weights_are_an_error(tmp_path, shards, annotations, pretrain_params):
+    section = pretrain_params(vision=str(tmp_path / "nowhere"))
+    with pytest.raises(PedAlignError, match="nowhere"):
+        pretrain(shards, annotations, section, tmp_path, CPU)

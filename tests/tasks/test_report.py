@@ -1,0 +1,452 @@
+import io
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from ruamel.yaml import YAML
+from transformers import SwinConfig, SwinModel
+
+from tasks.errors import PedAlignError
+from tasks.images import encode_jpeg
+from tasks.report import ReportParams, Sources, report
+from tasks.report.cards import TERMS, terms
+from tasks.report.figures import (
+    Curve,
+    counts_chart,
+    duration,
+    gap_chart,
+    loss_chart,
+    number,
+    png,
+    smooth,
+)
+from tasks.report.gap import SwinExtractor, measure_gap
+from tasks.report.gather import check_splits, gather, read_evaluation
+from tasks.report.illustrate import choose_queries
+from tasks.report.page import size_text
+from tasks.report.sheets import (
+    RIGHT,
+    WRONG,
+    RankedImage,
+    RankList,
+    SheetRow,
+    contact_sheet,
+    rank_sheet,
+    wrap,
+)
+from tasks.schemas import ANNOTATED, IMAGES, RESTYLED, SCREENED
+from tasks.shards import image_uid, write_folder
+
+OK = {"status": "ok", "error": None}
+PARAMS = ReportParams(seed=0, sheet_images=3, region_images=2, rank_list_queries=4, gap_images=10)
+EVIL = 'a man <script>alert("x")</script> in | red'
+
+
+def pixels(level):
+    return np.full((24, 12, 3), level, dtype=np.uint8)
+
+
+def image_row(dataset, path, split="train", person=None, level=100, captions=("a man",)):
+    return {
+        "uid": image_uid(dataset, path), "dataset": dataset, "split": split, "person_id": person,
+        "camera": "cam1", "image": encode_jpeg(pixels(level)), "width": 12, "height": 24,
+        "captions": list(captions), "labels": None, "source_path": path, "parent_uid": None, **OK,
+    }  # fmt: skip
+
+
+def write(folder, rows, schema, name, meta=None):
+    write_folder(folder, [pa.Table.from_pylist(rows, schema)], name, meta, shard_rows=8)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A whole run: 12 source pictures (one broken), 4 target people with 5 pictures each."""
+    root = tmp_path_factory.mktemp("data")
+    source = [image_row("world-source", f"{n}", level=200, captions=[EVIL]) for n in range(12)]
+    source[0] |= {"image": None, "status": "rejected", "error": "truncated: 7 bytes"}
+    target = [
+        image_row("world-target", f"{p}-{n}", "train" if p < 2 else "test", f"world-target/{p}",
+                  50 + 9 * p, [f"person {p} view {n}"])
+        for p in range(4)
+        for n in range(5)
+    ]  # fmt: skip
+    write(root / "ingested/world-source", source, IMAGES, "images", {"drawn": True})
+    write(root / "ingested/world-target", target, IMAGES, "images", {"drawn": True})
+    restyled, screened, annotated = [], [], []
+    for n, row in enumerate(source):
+        uid = row["uid"] + ".r0"
+        restyled.append(
+            row | {"uid": uid, "parent_uid": row["uid"], "prompt": EVIL, "eda_op": None, "seed": 1,
+                   "strength": 0.5, "steps": 2, "guidance": 1.0, "base_revision": "b",
+                   "dad_digest": None,
+                   "image": row["image"] and encode_jpeg(pixels(100))}
+        )  # fmt: skip
+        reason = "upstream" if n == 0 else "grey+no-legs" if n == 1 else None
+        screened.append(
+            {"uid": uid, "keep": reason is None, "reason": reason, "grey_variance": 1.0,
+             "jpeg_bytes": 9, "pose_score": None, "duplicate_of": None, "status": "ok",
+             "error": None}
+            | ({"status": "rejected", "error": f"{reason}: x"} if reason else {})
+        )  # fmt: skip
+        annotated.append(
+            {"uid": uid, "caption": EVIL, "status": row["status"], "error": row["error"],
+             "phrases": [{"text": "a man", "start": 0, "end": 5, "head": "man", "group": "person",
+                          "colours": []}],
+             "regions": [{"phrase": 0, "box": [0.5, 0.5, 1, 1], "score": 0.5}] if n % 2 else [],
+             "rejected": [{"phrase": 0, "box": [0.5, 0.5, 1, 1], "score": 0.4,
+                           "reason": "large: 1.0"}]}
+        )  # fmt: skip
+    write(root / "restyled", restyled, RESTYLED, "restyled", {"base": "models/b", "p": {"q": 1}})
+    write(root / "screened", screened, SCREENED, "screened")
+    write(root / "annotated", annotated, ANNOTATED, "annotated")
+    test = [row for row in target if row["split"] == "test"]
+    for name, shift in (("direct", 1), ("finetuned", 0)):
+        write_evaluation(root / "reports/evaluate" / name, test, shift)
+    for name in ("dad", "pretrain", "finetune/world-target"):
+        folder = root / "checkpoints" / name
+        folder.mkdir(parents=True)
+        (folder / "curve.csv").write_text("step,itc,lr\n1,4,0.1\n2,,0.2\n3,2,0.1\n")
+        (folder / "config.json").write_text(json.dumps({"embed_dim": 8}))
+    (root / "timings").mkdir()
+    for n, stage in enumerate(("restyle", "adapt")):
+        entry = {"stage": stage, "seconds": 10.0 * (n + 1), "peak_mb": 5, "started": f"{9 - n}"}
+        (root / "timings" / f"{stage}.json").write_text(json.dumps(entry))
+    return root
+
+
+def write_evaluation(folder, test, shift):
+    """Every second query is answered at rank 2; `shift` says which."""
+    folder.mkdir(parents=True)
+    rows = []
+    for n, row in enumerate(test):
+        order = [row, *[other for other in test if other is not row]]
+        wrong = (n + shift) % 2
+        if wrong:
+            order = [next(o for o in test if o["person_id"] != row["person_id"]), *order]
+        order = list({o["uid"]: o for o in order}.values())
+        rows.append(
+            {"uid": row["uid"], "caption": row["captions"][0], "person_id": row["person_id"],
+             "top10": [o["uid"] for o in order],
+             "correct": [o["person_id"] == row["person_id"] for o in order],
+             "first_rank": 1 + wrong, "ap": 0.5, "inp": 0.25}
+        )  # fmt: skip
+    pq.write_table(pa.Table.from_pylist(rows), folder / "queries.parquet")
+    (folder / "cmc.csv").write_text("rank,recall\n1,50.0\n2,100.0\n")
+    body = {
+        "R1": 50.0 + shift,
+        "R5": 100.0,
+        "R10": 100.0,
+        "mAP": 50.0,
+        "mINP": 25.0,
+        "queries": 10,
+        "chance": {"R1": 20.0},
+    }
+    (folder / "metrics.json").write_text(json.dumps(body))
+
+
+def draw(image, entry):
+    assert entry["phrases"][0]["text"] == "a man"
+    return image
+
+
+class MeanColour:
+    """The plainest extractor."""
+
+    size = (6, 3)
+
+    def encode_images(self, pixels):
+        return pixels.reshape(len(pixels), -1, 3).mean(axis=1)
+
+
+@pytest.fixture(scope="module")
+def out(data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("report")
+    report(PARAMS, Sources.under(data, data / "timings"), out, draw_regions=draw)
+    return out
+
+
+class Page(HTMLParser):
+    """Collects what a page loads and shows."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.addresses, self.images = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        values = dict(attributes)
+        self.tags.append(tag)
+        self.addresses += [values[k] for k in ("src", "href") if k in values]
+        if tag == "img":
+            self.images.append(values)
+
+
+def test_page_loads_nothing_from_elsewhere_and_runs_nothing(out):
+    text = (out / "index.html").read_text(encoding="utf-8")
+    page = Page(text)
+    assert "script" not in page.tags
+    assert "link" not in page.tags
+    allowed = re.compile(r"data:image/(png|jpeg);base64,|#[a-z]+$|[a-z_-]+\.(png|md)$")
+    assert [a for a in page.addresses if not allowed.match(a)] == []
+    for name in [a for a in page.addresses if a.endswith((".png", ".md"))]:
+        assert (out / name).exists()
+
+
+def test_page_numbers_its_figures_and_describes_every_picture(out):
+    text = (out / "index.html").read_text(encoding="utf-8")
+    numbers = [int(n) for n in re.findall(r"<b>Figure (\d+)</b>", text)]
+    assert numbers == list(range(1, len(numbers) + 1))
+    page = Page(text)
+    assert len(page.images) == len(numbers) == 9
+    assert all(image["alt"] for image in page.images)
+    files = {path.stem for path in out.glob("*.png")}
+    assert files == {
+        "before-after", "domain-gap", "regions", "cmc", "ranks-direct", "ranks-finetuned",
+        "losses", "counts", "timings",
+    }  # fmt: skip
+
+
+def test_page_and_cards_say_that_the_world_is_drawn(out):
+    for name in ("index.html", "dataset_card.md", "model_card.md"):
+        text = (out / name).read_text(encoding="utf-8")
+        assert "Drawn world." in text
+        assert "no real person is shown" in text
+
+
+def test_same_inputs_give_the_same_bytes(data, out, tmp_path):
+    sources = Sources.under(data, data / "timings")
+    report(PARAMS, sources, tmp_path, draw_regions=draw)
+    for path in out.iterdir():
+        assert (tmp_path / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_numbers_of_the_run(data):
+    facts = gather(Sources.under(data, data / "timings"))
+    assert facts.tables["ingest world-source"].outcomes == {"ok": 11, "truncated": 1}
+    assert facts.tables["screen"].outcomes == {"grey": 1, "ok": 10, "upstream": 1}
+    # Of the 11 usable rows, those with odd numbers (6) have a region.
+    assert (facts.regions.pictures, facts.regions.phrases, facts.regions.regions) == (11, 11, 6)
+    assert facts.regions.refused == {"large": 11}
+    check = facts.splits["world-target"]
+    assert check.people == {"train": 2, "test": 2}
+    assert check.images == {"train": 10, "test": 10}
+    assert check.shared_people == {"train/test": 0}
+    assert facts.evaluations["direct"].measures == {
+        "R@1": 51.0, "R@5": 100.0, "R@10": 100.0, "mAP": 50.0, "mINP": 25.0,
+    }  # fmt: skip
+    assert facts.evaluations["direct"].queries == 10
+    assert facts.evaluations["direct"].besides["by chance"] == {"R@1": 20.0}
+    assert [stage for stage, _, _ in facts.timings] == ["adapt", "restyle"]
+    assert set(facts.drawn) == {"world-source", "world-target"}
+
+
+def test_gap_by_hand(data):
+    gap = measure_gap(Sources.under(data), 10, 0, MeanColour())
+    assert gap.pictures == 10
+    # Grey of 200, 100 and 50 + 9 * person: three equal channels, so squared differences count
+    # three times; the target's spread adds 3 * 101 at most.
+    luminance = gap.statistics["luminance"]
+    assert luminance[:2] == (pytest.approx(200, abs=1), pytest.approx(100, abs=1))
+    apart = [3 * (level - luminance[2]) ** 2 for level in (200, 100)]
+    assert gap.before["FID"] == pytest.approx(apart[0], abs=1200)
+    assert gap.after["FID"] == pytest.approx(apart[1], abs=800)
+    assert gap.floor["FID"] < gap.after["FID"] < gap.before["FID"]
+    assert gap.before["told apart (%)"] == 100
+
+
+def test_gap_is_left_out_where_a_domain_is_too_small(data):
+    assert measure_gap(Sources.under(data), 4, 0) is None
+    assert measure_gap(Sources.under(data, target="nobody"), 10, 0) is None
+    assert measure_gap(Sources.under(data), 10, 0).before["FID"] > 0
+
+
+def test_swin_features_come_from_a_plain_folder(data, tmp_path):
+    torch.manual_seed(0)
+    config = SwinConfig(
+        image_size=(24, 24), patch_size=4, embed_dim=8, depths=[1, 1], num_heads=[2, 2],
+        window_size=3,
+    )  # fmt: skip
+    SwinModel(config).half().save_pretrained(tmp_path)
+    extractor = SwinExtractor.load(tmp_path, torch.device("cpu"))
+    assert extractor.size == (24, 24)
+    features = extractor.encode_images(
+        np.stack([np.full((24, 24, 3), v, np.uint8) for v in (10, 200)])
+    )
+    assert features.shape == (2, 16)
+    assert np.abs(features[0] - features[1]).max() > 1e-3
+    assert measure_gap(Sources.under(data), 10, 0, extractor).before["FID"] > 0
+    with pytest.raises(PedAlignError, match="no Swin"):
+        SwinExtractor.load(data, torch.device("cpu"))
+
+
+def test_findings_of_ingestion_are_shown(tmp_path):
+    told = {
+        "comparison": {"variant": "the published split", "exact": False,
+                       "differences": ["test people: 3 (-997), the published split has 1,000"]},
+        "pictures_in_two_splits": 1234, "shared_examples": [{"caption": EVIL, "people": 5}],
+        "empty_captions": 7, "odd_captions": {"code": 2}, "copied": {"cmyk": 3},
+    }  # fmt: skip
+    write(tmp_path / "ingested/set", [image_row("set", "1")], IMAGES, "images", {"report": told})
+    report(PARAMS, Sources.under(tmp_path), tmp_path / "out")
+    text = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    for said in ("test people: 3 (-997)", "1,234", "(5 people)", "code: 2", "cmyk: 3"):
+        assert said in text
+    assert "<script>" not in text
+
+
+def test_leaks_and_shared_sentences_are_found_and_written(tmp_path):
+    rows = [
+        image_row("set", "1", "train", "set/1", captions=["same words", "x"]),
+        image_row("set", "2", "test", "set/1", captions=["own words"]),
+        image_row("set", "3", "test", "set/2", captions=["same words"]),
+        image_row("set", "4", "val", None, captions=["same words"]),
+    ]
+    write(tmp_path / "ingested/set", rows, IMAGES, "images")
+    check = check_splits(tmp_path / "ingested/set")
+    assert check.shared_people["train/test"] == 1
+    assert check.shared_captions == 1
+    report(PARAMS, Sources.under(tmp_path), tmp_path / "out")
+    card = (tmp_path / "out" / "dataset_card.md").read_text(encoding="utf-8")
+    assert "**set: identities stand in two splits (1 in train/test).**" in card
+    assert "train/test: 1" in (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+
+
+def test_a_report_of_one_ingested_set_stands_alone_and_claims_no_drawing(tmp_path):
+    write(tmp_path / "ingested/street", [image_row("street", "1")], IMAGES, "images")
+    report(PARAMS, Sources.under(tmp_path), tmp_path / "out")
+    for name in ("index.html", "dataset_card.md", "model_card.md"):
+        assert "Drawn world" not in (tmp_path / "out" / name).read_text(encoding="utf-8")
+    front = front_matter(tmp_path / "out" / "dataset_card.md")
+    assert front["license"] == "other"
+    assert front["license_name"] == "research-only"
+
+
+def test_a_report_of_nothing_is_an_error(tmp_path):
+    with pytest.raises(PedAlignError, match="no ingested dataset"):
+        report(PARAMS, Sources.under(tmp_path), tmp_path / "out")
+
+
+def front_matter(path):
+    _, head, _ = path.read_text(encoding="utf-8").split("---\n", 2)
+    return YAML(typ="safe", pure=True).load(head)
+
+
+def test_cards_have_the_hubs_front_matter_and_every_section(out):
+    front = front_matter(out / "dataset_card.md")
+    assert front["license"] == "apache-2.0"
+    assert front["size_categories"] == ["n<1K"]
+    assert front["annotations_creators"] == ["machine-generated"]
+    model = front_matter(out / "model_card.md")
+    results = model["model-index"][0]["results"]
+    assert [r["dataset"]["name"] for r in results] == ["direct", "finetuned"]
+    assert results[0]["metrics"][0] == {"type": "recall_at_1", "name": "R@1", "value": 51.0}
+    dataset = (out / "dataset_card.md").read_text(encoding="utf-8")
+    for heading in (
+        "Provenance and licences", "Composition", "Generation settings",
+        "Splits and identity-leak check", "Known biases", "Intended and out-of-scope use", "Ethics",
+    ):  # fmt: skip
+        assert f"## {heading}\n" in dataset
+    assert "| screen | 12 | 10 | grey: 1, upstream: 1 |" in dataset
+    assert "world-target: no identity stands in two splits." in dataset
+    assert "## Ethics\n" in (out / "model_card.md").read_text(encoding="utf-8")
+
+
+def test_cards_pass_the_hubs_own_parser(out):
+    hub = pytest.importorskip("huggingface_hub")
+    card = hub.ModelCard((out / "model_card.md").read_text(encoding="utf-8"))
+    assert card.data.eval_results[0].metric_value == 51.0
+    assert hub.DatasetCard((out / "dataset_card.md").read_text(encoding="utf-8")).data.license
+
+
+def test_terms_of_known_and_unknown_datasets():
+    assert terms("world-source", {"drawn": True})[1] == "Apache-2.0"
+    assert terms("target", {"format": "cuhk"}) == TERMS["cuhk"]
+    assert "ask" in terms("worldwide-street", {})[1]
+
+
+def test_evaluations_that_are_no_percentages_are_refused(tmp_path):
+    (tmp_path / "metrics.json").write_text('{"R1": 140}')
+    with pytest.raises(PedAlignError, match="percentages"):
+        read_evaluation(tmp_path)
+    (tmp_path / "metrics.json").write_text("{")
+    with pytest.raises(PedAlignError, match="not JSON"):
+        read_evaluation(tmp_path)
+
+
+def test_queries_are_half_right_half_wrong_and_the_same_each_time(data):
+    entry = read_evaluation(data / "reports/evaluate/direct")
+    chosen = choose_queries(entry, 4, 0)
+    assert chosen == choose_queries(entry, 4, 0)
+    ranks = {
+        (row["uid"], row["caption"]): row["first_rank"]
+        for row in pq.read_table(entry.folder / "queries.parquet").to_pylist()
+    }
+    assert [ranks[query] for query in chosen] == [1, 1, 2, 2]
+    assert len(choose_queries(entry, 100, 0)) == 10
+
+
+def test_rank_sheet_frames_right_green_and_wrong_red():
+    grey = Image.new("RGB", (20, 40), (128, 128, 128))
+    lists = [RankList("a man", "", [RankedImage(grey, True), RankedImage(grey, False)], grey)]
+    colours = {colour for _, colour in rank_sheet(lists).getcolors(1 << 20)}
+    assert tuple(bytes.fromhex(RIGHT[1:])) in colours
+    assert tuple(bytes.fromhex(WRONG[1:])) in colours
+    with pytest.raises(ValueError, match="0 rank lists"):
+        rank_sheet([])
+
+
+def test_contact_sheet_shows_missing_pictures_as_such():
+    row = SheetRow("source", "", [None, Image.new("RGB", (10, 20), "red")])
+    sheet = contact_sheet([row])
+    assert sheet.width > sheet.height
+    colours = {colour for _, colour in sheet.getcolors(1 << 20)}
+    assert (255, 0, 0) in colours
+    assert (241, 243, 245) in colours
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(max_size=300), st.integers(40, 400), st.integers(1, 5))
+def test_wrapped_text_fits_and_loses_nothing_but_its_end(text, width, lines):
+    found = wrap(text, width, 16, lines)
+    assert len(found) <= lines
+    whole = "".join("".join(found).split())
+    given_text = "".join(text.split())
+    if found and found[-1].endswith("…"):
+        whole = whole[:-1]
+    assert given_text.startswith(whole)
+
+
+def test_moving_mean_by_hand():
+    # weight 0.5: (1*0.5)/0.5 = 1; (0.25*1 + 0.5*3)/0.75 = 7/3; NaN leaves the mean.
+    found = smooth(np.array([1.0, 3.0, np.nan]), weight=0.5)
+    np.testing.assert_allclose(found, [1, 7 / 3, 7 / 3])
+
+
+def test_charts_survive_what_a_short_or_odd_run_gives():
+    nothing = np.array([np.nan, np.nan])
+    curve = Curve("one", np.array([1.0, 2.0]), {"itc": nothing, "itm": np.array([1.0, np.nan])})
+    for figure in (
+        loss_chart([curve]),
+        counts_chart({"ingest": {}, "restyle": {"ok": 3}}),
+        gap_chart({"a": 2.0, "zero": 0.0}, {"a": 3.0, "zero": 1.0}, {"a": 4.0, "zero": 0.0}),
+    ):
+        assert Image.open(io.BytesIO(png(figure))).size[0] > 800
+
+
+def test_words_for_times_and_sizes():
+    assert [duration(s) for s in (8.26, 250, 11_100)] == ["8.3 s", "4 min 10 s", "3 h 05 min"]
+    assert [number(x) for x in (1980.4, 12.345, 0.02468, -3.5)] == [
+        "1,980",
+        "12.3",
+        "0.0247",
+        "-3.5",
+    ]
+    assert [size_text(n) for n in (0, 640, 1536, 3 << 30)] == ["0 B", "640 B", "1.5 KB", "3.0 GB"]

@@ -1,0 +1,217 @@
+"""Restyled tables: rows, lineage, padding and bad input; the pictures come from a counting stub."""
+
+import dataclasses
+import io
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from models.dad.restyler import Sampling
+from tasks.diffusion import DiffusionParams
+from tasks.errors import PedAlignError
+from tasks.images import encode_jpeg
+from tasks.restyle import RestyleParams, open_restyler, restyle_table
+from tasks.schemas import IMAGES, conform
+from tasks.shards import image_uid, item_seed, shard_bytes
+
+SIZE = (16, 8)
+PARAMS = RestyleParams(
+    mode="restyle", strength=0.5, match=0.4, steps=8, guidance=2.0, scheduler="dpm",
+    negative_prompt="", control_scale=1.0, variants=4, alpha=0.5, synonyms="table", quality=92,
+    seed=1,
+)  # fmt: skip
+
+
+class Words:
+    """Encodes a prompt as its length and remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[str]] = []
+
+    def encode_prompts(self, prompts: list[str]) -> torch.Tensor:
+        self.asked.append(prompts)
+        return torch.tensor([[[float(len(p))]] for p in prompts])
+
+
+class Stub:
+    """Stands for a Restyler: a flat grey picture from the prompt's length and the seed."""
+
+    base_revision, dad_digest = "base-1", "dad-1"
+
+    def __init__(self) -> None:
+        self.base = Words()
+        self.passes: list[tuple[int, list[int]]] = []
+
+    def restyle(self, pixels, words, seeds):
+        assert pixels.dtype == np.uint8
+        assert pixels.shape == (len(seeds), *SIZE, 3)
+        return self.generate(words, seeds)
+
+    def generate(self, words, seeds):
+        assert words.shape == (len(seeds), 1, 1)
+        self.passes.append((len(seeds), list(seeds)))
+        grey = (words[:, 0, 0].numpy().astype(np.int64) * 7 + np.asarray(seeds) % 50) % 256
+        return np.broadcast_to(grey[:, None, None, None], (len(seeds), *SIZE, 3)).astype(np.uint8)
+
+
+def source(count: int = 5) -> pa.Table:
+    rng = np.random.default_rng(0)
+    rows = []
+    for i in range(count):
+        row = dict.fromkeys(IMAGES.names)
+        row |= {
+            "uid": image_uid("s", str(i)), "dataset": "s", "split": "train", "width": 20,
+            "height": 40, "image": encode_jpeg(rng.integers(0, 256, (40, 20, 3), dtype=np.uint8)),
+            "source_path": f"{i}.jpg", "captions": [f"a {'red ' * (i % 3)}coat", "second"],
+            "status": "ok", "labels": [1] * 27, "person_id": f"s/{i}",
+        }  # fmt: skip
+        rows.append(row)
+    return pa.Table.from_pylist(sorted(rows, key=lambda row: row["uid"]), schema=IMAGES)
+
+
+def changed(table: pa.Table, at: int, **values: object) -> pa.Table:
+    rows = table.to_pylist()
+    rows[at] |= values
+    return pa.Table.from_pylist(rows, schema=IMAGES)
+
+
+def pixels(data: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(data)))
+
+
+def test_each_picture_becomes_one_row_with_its_lineage():
+    stub, table = Stub(), source()
+    made = restyle_table(table, stub, PARAMS, SIZE, batch=2)
+    conform(made, "restyled")
+    assert made["uid"].to_pylist() == [f"{uid}.r0" for uid in table["uid"].to_pylist()]
+    assert made["parent_uid"].to_pylist() == table["uid"].to_pylist()
+    assert made["captions"].to_pylist() == table["captions"].to_pylist()
+    assert made["labels"].to_pylist() == table["labels"].to_pylist()
+    assert made["prompt"].to_pylist() == [c[0] for c in table["captions"].to_pylist()]
+    assert set(zip(made["height"].to_pylist(), made["width"].to_pylist(), strict=True)) == {SIZE}
+    for name, value in {"strength": 0.5, "steps": 8, "guidance": 2.0, "base_revision": "base-1",
+                        "dad_digest": "dad-1", "status": "ok", "eda_op": None}.items():  # fmt: skip
+        assert set(made[name].to_pylist()) == {value}
+    for row in made.to_pylist():
+        assert row["seed"] == item_seed(row["uid"], 1, "noise")
+        grey = (len(row["prompt"]) * 7 + row["seed"] % 50) % 256
+        assert np.abs(pixels(row["image"]).astype(int) - grey).max() <= 2
+        assert pixels(row["image"]).shape == (*SIZE, 3)
+
+
+def test_batches_are_full_and_a_prompt_is_encoded_once():
+    stub = Stub()
+    restyle_table(source(7), stub, PARAMS, SIZE, batch=3)
+    assert [size for size, _ in stub.passes] == [3, 3, 3]
+    last = stub.passes[-1][1]
+    assert last[0] == last[1] == last[2]  # seven rows: the last batch repeats its one picture
+    assert len(stub.base.asked) == 1
+    assert sorted(stub.base.asked[0]) == sorted({"a coat", "a red coat", "a red red coat"})
+
+
+@settings(max_examples=15, deadline=None)
+@given(batch=st.integers(1, 9), kept=st.sets(st.integers(0, 5), min_size=1))
+def test_a_row_depends_on_neither_its_batch_nor_its_neighbours(batch, kept):
+    table = source(6)
+    whole = {r["uid"]: r for r in restyle_table(table, Stub(), PARAMS, SIZE).to_pylist()}
+    part = restyle_table(table.take(sorted(kept)), Stub(), PARAMS, SIZE, batch=batch)
+    assert [whole[r["uid"]] for r in part.to_pylist()] == part.to_pylist()
+
+
+def test_bad_rows_pass_through_as_rejected_and_harm_nobody():
+    table = source(6)
+    table = changed(table, 1, image=b"\xff\xd8 not a picture")
+    table = changed(table, 3, status="rejected", error="truncated: half", image=None, width=0)
+    table = changed(table, 4, captions=["  ", "\t"])
+    made = restyle_table(table, Stub(), PARAMS, SIZE, batch=4).to_pylist()
+    good = {r["uid"]: r for r in restyle_table(source(6), Stub(), PARAMS, SIZE).to_pylist()}
+    assert [row["status"] for row in made] == ["ok", "rejected", "ok", "rejected", "ok", "ok"]
+    assert made[3]["error"] == "truncated: half"
+    assert made[1]["error"].split(":")[0] in {"not-an-image", "truncated", "broken"}
+    for at in (1, 3):
+        assert made[at]["image"] is None
+    assert (made[1]["width"], made[3]["width"]) == (20, 0)
+    assert made[4]["prompt"] == ""  # a picture without words is restyled without words
+    for at in (0, 2, 5):
+        assert made[at] == good[made[at]["uid"]]
+
+
+def test_a_shard_of_bad_rows_and_an_empty_one():
+    table = source(2)
+    for at in range(2):
+        table = changed(table, at, image=b"", status="ok")
+    made = restyle_table(table, Stub(), PARAMS, SIZE)
+    assert set(made["status"].to_pylist()) == {"rejected"}
+    assert restyle_table(source(2).slice(0, 0), Stub(), PARAMS, SIZE).num_rows == 0
+
+
+def test_generate_makes_every_caption_and_its_variants():
+    section = dataclasses.replace(PARAMS, mode="generate", strength=0.1)
+    table = changed(source(3), 2, captions=[])
+    made = restyle_table(table, Stub(), section, SIZE, batch=4).to_pylist()
+    first = [row for row in made if row["parent_uid"] == made[0]["parent_uid"]]
+    assert [row["uid"].split(".")[1] for row in first] == [f"g{i:02d}" for i in range(8)]
+    assert [row["eda_op"] for row in first].count("original") == 2
+    captions = table["captions"].to_pylist()[0]
+    assert [row["prompt"] for row in first if row["eda_op"] == "original"] == captions
+    assert all(row["captions"] == [row["prompt"]] for row in first)
+    assert len({row["seed"] for row in first}) == 8
+    assert {row["strength"] for row in first} == {1.0}
+    assert {(row["person_id"], row["labels"]) for row in first} == {(None, None)}
+    assert len(made) == 8 + 8 + 1
+    assert made[-1]["status"] == "rejected"
+    assert made[-1]["error"].startswith("no-caption")
+
+
+def test_generate_expands_as_published():
+    # 20 prompts a caption (PAPERS.md 1.2): 68,126 captions give 1,362,520 pictures.
+    section = dataclasses.replace(PARAMS, mode="generate", variants=20)
+    made = restyle_table(source(2), Stub(), section, SIZE)
+    assert made.num_rows == 2 * 2 * 20
+    assert made.num_rows / 4 * 68_126 == 1_362_520
+
+
+def test_none_is_the_source_at_the_same_size_without_a_model():
+    section = dataclasses.replace(PARAMS, mode="none")
+    made = restyle_table(source(2), None, section, SIZE).to_pylist()
+    assert {row["base_revision"] for row in made} == {"none"}
+    assert {(row["dad_digest"], row["strength"], row["steps"]) for row in made} == {(None, 0.0, 0)}
+    wanted = Image.open(io.BytesIO(source(2)["image"][0].as_py()))
+    wanted = np.asarray(wanted.resize((8, 16), Image.Resampling.BICUBIC)).astype(int)
+    assert np.abs(pixels(made[0]["image"]) - wanted).mean() < 8
+
+
+def test_a_model_is_needed_unless_the_mode_is_none():
+    with pytest.raises(PedAlignError, match="no model is loaded"):
+        restyle_table(source(1), None, PARAMS, SIZE)
+    diffusion = DiffusionParams(base="nowhere", size=SIZE, precision="fp32")
+    none = dataclasses.replace(PARAMS, mode="none")
+    assert open_restyler(diffusion, none, None, "cpu") is None
+
+
+def test_the_same_shard_gives_the_same_bytes():
+    first = shard_bytes(restyle_table(source(), Stub(), PARAMS, SIZE, batch=2), "restyled")
+    again = shard_bytes(restyle_table(source(), Stub(), PARAMS, SIZE, batch=2), "restyled")
+    assert first == again
+
+
+def test_the_section_turns_into_the_sampling_it_names():
+    assert PARAMS.sampling == Sampling(
+        steps=8, strength=0.5, guidance=2.0, scheduler="dpm", negative_prompt="", control_scale=1.0,
+        match=0.4,
+    )  # fmt: skip
+    generate = dataclasses.replace(PARAMS, mode="generate").sampling
+    assert (generate.strength, generate.match) == (1.0, 0.0)
+
+
+def test_opening_an_unfit_model_names_the_remedy(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    diffusion = DiffusionParams(base=str(tmp_path), size=SIZE, precision="fp32")
+    with pytest.raises(PedAlignError, match=r"diffusion\.base"):
+        open_restyler(diffusion, PARAMS, None, "cpu")

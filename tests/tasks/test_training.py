@@ -1,0 +1,276 @@
+"""The loop: schedules and groups as released, and a killed run that ends as if undisturbed."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from tasks.errors import PedAlignError
+from tasks.training import (
+    RUNNING,
+    Loop,
+    Plan,
+    TrainingParams,
+    parameter_groups,
+    schedule_factor,
+    train,
+    warmup_steps,
+)
+
+GOLDEN = Path("/work/shared/golden/recipe/recipe.json")
+CPU = torch.device("cpu")
+
+# What learns twice as fast, under the released names.
+RELEASED_DOUBLED = {
+    "pretrain": ("crossattention",),
+    "finetune": (
+        r"vision_encoder\.layers\.[23]\.",
+        r"bert\.encoder\.layer\.(4|5|10|11)\.",
+        r"text_encoder\.cls",
+        "itm_head",
+    ),
+}
+
+
+def settings(**changes) -> TrainingParams:
+    base = TrainingParams(
+        epochs=3, batch=4, learning_rate=0.05, schedule="linear", warmup=0.2, weight_decay=0.01,
+        doubled=(), precision="fp32", seed=9,
+    )  # fmt: skip
+    return dataclasses.replace(base, **changes)
+
+
+class Toy(nn.Module):
+    """A small network with dropout and BatchNorm, and a draw from the generator in its loss."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.body = nn.Sequential(
+            nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 1)
+        )
+
+    def forward(self, batch, generator):
+        noise = torch.rand(len(batch["x"]), generator=generator)
+        first = (self.body(batch["x"])[:, 0] - batch["y"] - 0.1 * noise).square().mean()
+        second = 0.01 * self.body[0].weight.square().sum()
+        return {"fit": first, "small": second, "loss": first + second}
+
+
+def batches(start: int):
+    for step in range(start, 1000):
+        x = torch.from_numpy(np.random.default_rng(step).random((4, 3), np.float32))
+        yield {"x": x, "y": x.sum(1)}
+
+
+PLAN = Plan(pairs=22, batch=4, epochs=3)
+
+
+def run(folder: Path, toy: Toy | None = None, **options):
+    toy = toy or Toy()
+    trained = train(toy, toy.body, batches, PLAN, settings(), folder, CPU, **options)
+    return toy, trained
+
+
+# ------------------------------------------------------------------ schedules and groups
+
+
+def test_linear_by_hand():
+    factors = [schedule_factor("linear", step, 10, 2) for step in range(11)]
+    assert factors[:3] == [0, 0.5, 1]
+    assert factors[6] == 0.5
+    assert factors[10] == 0
+
+
+def test_step_by_hand():
+    # Warm-up 10 of 100: half from step 40, a fifth from step 70.
+    at = {step: schedule_factor("step", step, 100, 10) for step in (5, 10, 39, 40, 69, 70, 99)}
+    assert at == pytest.approx(
+        {5: 0.5, 10: 1, 39: 61 / 90, 40: 0.5 * 60 / 90, 69: 0.5 * 31 / 90, 70: 0.2 * 30 / 90,
+         99: 0.2 / 90}
+    )  # fmt: skip
+
+
+@given(
+    st.sampled_from(["linear", "step"]), st.integers(1, 60), st.integers(0, 60), st.integers(0, 99)
+)
+def test_a_factor_is_a_share(schedule, total, warmup, step):
+    assert 0 <= schedule_factor(schedule, step, total, warmup) <= 1
+
+
+def test_warmup_is_steps_or_a_share():
+    assert warmup_steps(2600, 9000) == 2600
+    assert warmup_steps(0.1, 12_789) == 1278
+    assert warmup_steps(0, 100) == 0
+
+
+@pytest.mark.skipif(not GOLDEN.exists(), reason="the released numbers are not on this machine")
+def test_schedules_equal_the_released():
+    golden = json.loads(GOLDEN.read_text())["schedules"]
+    for name, rates in golden.items():
+        kind, size, warm, rate = name.split("_")
+        peak, total = float(rate[2:]), int(np.prod([int(n) for n in size.split("x")]))
+        warmup = warmup_steps(float(warm.removeprefix("warmup")), total)
+        ours = [peak * schedule_factor(kind, step, total, warmup) for step in range(total)]
+        assert ours == pytest.approx(rates, rel=1e-9, abs=1e-15)
+
+
+@pytest.mark.skipif(not GOLDEN.exists(), reason="the released numbers are not on this machine")
+@pytest.mark.parametrize(("stage", "rate"), [("pretrain", 5e-5), ("finetune", 1e-4)])
+def test_groups_equal_the_released(stage, rate):
+    golden = json.loads(GOLDEN.read_text())["param_groups"][stage]
+    named = [(name, nn.Parameter(torch.zeros(1))) for name in golden]
+    groups = parameter_groups(named, rate, 0.01, RELEASED_DOUBLED[stage])
+    ours = {name: [g["peak"], g["weight_decay"]] for g in groups for name in g["names"]}
+    assert ours == golden
+
+
+def test_groups_under_our_names_equal_those_under_the_released(start_folder):
+    from models.mra import MRA
+    from models.mra.released import to_released
+
+    model = MRA.from_pretrained(start_folder)
+    doubled = (r"vision_encoder\.encoder\.layers\.1\.", r"encoder\.layer\.[13]\.", "itm_head")
+    theirs = (r"vision_encoder\.layers\.1\.", *doubled[1:])
+
+    def by_name(named, patterns) -> dict:
+        groups = parameter_groups(named, 1.0, 0.01, patterns)
+        return {name: (g["peak"], g["weight_decay"]) for g in groups for name in g["names"]}
+
+    named = dict(model.named_parameters())
+    ours = by_name(named.items(), doubled)
+    # A tensor of each parameter's own two numbers travels through the renaming.
+    marked = {n: torch.tensor(ours[n]).expand(2, 2) if n in ours else t for n, t in named.items()}
+    renamed = to_released(marked)
+    wanted = by_name([(name, nn.Parameter(torch.zeros(1))) for name in renamed], theirs)
+    assert {n: tuple(t[0].tolist()) for n, t in renamed.items()} == {
+        n: pytest.approx(v) for n, v in wanted.items()
+    }
+
+
+def test_what_decays_and_what_learns_twice_as_fast():
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layernorm_before, self.head = nn.LayerNorm(2), nn.Linear(2, 2)
+            self.frozen = nn.Linear(2, 2).requires_grad_(requires_grad=False)
+
+    groups = parameter_groups(Named().named_parameters(), 0.1, 0.5, ("^head",))
+    found = {name: (g["peak"], g["weight_decay"]) for g in groups for name in g["names"]}
+    assert found == {
+        "layernorm_before.weight": (0.1, 0.0),
+        "layernorm_before.bias": (0.1, 0.0),
+        "head.weight": (0.2, 0.5),
+        "head.bias": (0.2, 0.0),
+    }
+
+
+def test_an_expression_that_matches_nothing_is_an_error():
+    with pytest.raises(PedAlignError, match="nosuch"):
+        parameter_groups(Toy().named_parameters(), 0.1, 0.0, ("body", "nosuch"))
+
+
+# ------------------------------------------------------------------ the loop
+
+
+def test_a_run_has_a_row_a_step_and_learns(tmp_path):
+    toy, trained = run(tmp_path)
+    assert PLAN.steps == 15
+    assert PLAN.scheduled == 18
+    assert [row["step"] for row in trained.rows] == list(range(1, 16))
+    assert [row["epoch"] for row in trained.rows] == [1] * 5 + [2] * 5 + [3] * 5
+    assert trained.rows[0]["lr"] == 0
+    assert max(row["lr"] for row in trained.rows) == pytest.approx(0.05)
+    assert trained.rows[-1]["loss"] < 0.5 * trained.rows[0]["loss"]
+    assert all(row["loss"] == pytest.approx(row["fit"] + row["small"]) for row in trained.rows)
+    assert trained.best_epoch is None
+    assert not toy.body.training
+
+
+class KilledError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("kill_at", [1, 4, 5, 13])
+def test_killed_and_resumed_equals_undisturbed(tmp_path, kill_at):
+    def score(toy: Toy) -> float:
+        return -float(toy.body[0].weight.detach().square().sum())
+
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "torn").mkdir()
+    whole = Toy()
+    _, undisturbed = run(tmp_path / "whole", whole, validate=lambda: score(whole))
+
+    def dying(start: int):
+        for step, batch in enumerate(batches(start), start):
+            if step == kill_at:
+                raise KilledError
+            yield batch
+
+    torn = Toy()
+    with pytest.raises(KilledError):
+        train(
+            torn, torn.body, dying, PLAN, settings(), tmp_path / "torn", CPU,
+            validate=lambda: score(torn), checkpoint_seconds=0,
+        )  # fmt: skip
+    torch.rand(7)  # what else drew random numbers does not matter
+    fresh = Toy()
+    with torch.no_grad():
+        fresh.body[0].weight.zero_()
+    _, resumed = run(tmp_path / "torn", fresh, validate=lambda: score(fresh))
+    assert resumed.rows == undisturbed.rows
+    assert resumed.scores == undisturbed.scores
+    assert len(resumed.scores) == 3
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, fresh.state_dict()[name]), name
+
+
+def test_the_best_epochs_weights_are_kept(tmp_path):
+    toy, seen = Toy(), []
+    scores = iter([1.0, 3.0, 3.0])
+
+    def validate() -> float:
+        assert not toy.body.training
+        seen.append(toy.body[0].weight.detach().clone())
+        return next(scores)
+
+    _, trained = run(tmp_path, toy, validate=validate)
+    assert trained.best_epoch == 2
+    assert torch.equal(toy.body[0].weight, seen[1])
+    assert not torch.equal(toy.body[0].weight, seen[2])
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_step(tmp_path):
+    def broken(start: int):
+        for step, batch in enumerate(batches(start)):
+            yield {**batch, "y": batch["y"] * (float("nan") if step == 6 else 1)}
+
+    toy = Toy()
+    with pytest.raises(PedAlignError, match="step 7 is nan"):
+        train(toy, toy.body, broken, PLAN, settings(), tmp_path, CPU)
+
+
+def test_a_foreign_running_checkpoint_is_an_error(tmp_path):
+    loop = Loop(Toy(), Plan(8, 4, 1), settings(), CPU)
+    loop.advance(next(batches(0)))
+    loop.save(tmp_path / RUNNING)
+    with pytest.raises(PedAlignError, match="another training"):
+        run(tmp_path)
+
+
+def test_half_precision_keeps_float32_weights(tmp_path):
+    toy = Toy()
+    train(toy, toy.body, batches, PLAN, settings(precision="bf16"), tmp_path, CPU)
+    assert {p.dtype for p in toy.parameters()} == {torch.float32}
+
+
+def test_progress_is_told(tmp_path):
+    told = []
+    run(tmp_path, progress=lambda step, steps, row: told.append((step, steps, row["step"])))
+    assert told == [(10, 15, 10), (15, 15, 15)]
