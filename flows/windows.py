@@ -10,7 +10,7 @@ import base64
 import functools
 import io
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ParamSpec, cast
 from uuid import UUID
 
@@ -78,6 +78,19 @@ class Progress:
         percent = 100 * self.done // self.total
         if self.artifact is not None and percent != before:
             update_progress_artifact(self.artifact, progress=float(percent))
+
+
+class Steps:
+    """A training's bar: give its `show` to the loop as the progress callback."""
+
+    def __init__(self, stage: str) -> None:
+        """Begin a bar of a hundred parts."""
+        self.stage, self.bar = stage, Progress(f"{stage}: steps", 100)
+
+    def show(self, step: int, steps: int, row: Mapping[str, float]) -> None:
+        """Show a step and its newest losses."""
+        losses = ", ".join(f"{name} {value:.3f}" for name, value in row.items() if name != "lr")
+        self.bar.reach(step / steps, f"{self.stage} {step} of {steps}: {losses}")
 
 
 @_shown

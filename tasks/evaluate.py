@@ -402,3 +402,17 @@ def _query_rows(
 
 def _silent(_share: float, _what: str) -> None:
     pass
+
+
+@params
+class EvaluationRun:
+    """One entry of ``evaluate.runs`` in params.yaml."""
+
+    checkpoint: str
+    """The model's folder: a pretraining's for direct transfer, or a fine-tuning's."""
+    images: str
+    """The dataset's shards; their test split is the gallery and the queries."""
+    cleaning: Cleaning
+    """Clean-up of its captions: ``raw`` or ``alphanumeric``."""
+    protocol: EvaluateParams
+    """How to rank."""

@@ -1,0 +1,51 @@
+"""Stage `evaluate@RUN`: retrieval on a test split, before or after fine-tuning.
+
+In: the checkpoint and the shards that ``evaluate.runs.RUN`` names. Out:
+``data/reports/evaluate/RUN``: metrics.json, cmc.csv, queries.parquet. Alone:
+``python -m flows.evaluate RUN``.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from prefect import flow
+
+from flows import windows
+from flows.stage import run
+from tasks.evaluate import EvaluationRun
+from tasks.evaluate import evaluate as measure
+from tasks.params import read_section
+from tasks.runtime import device, runtime
+
+OUT = Path("data/reports/evaluate")
+
+
+@flow
+def evaluate(name: str) -> None:
+    """Rank every caption of the test split against its gallery, and say how well."""
+    section = read_section(EvaluationRun, f"evaluate.runs.{name}")
+    found = measure(
+        Path(section.images),
+        Path(section.checkpoint),
+        section.protocol,
+        device(),
+        cleaning=section.cleaning,
+        batch=runtime().batch_size,
+    )
+    found.save(OUT / name)
+    names = ("R1", "R5", "R10", "mAP", "mINP")
+    rows = [
+        {"ranking": title, **{k: round(values[k], 2) for k in names if k in values}}
+        for title, values in (
+            ("re-ranked", found.metrics),
+            ("ITC alone", found.metrics["itc"]),
+            ("chance", found.metrics["chance"]),
+        )
+    ]
+    windows.table(f"eval-{name}", rows, f"{name}: percent over {found.queries.num_rows} queries")
+
+
+if __name__ == "__main__":
+    run(evaluate, OUT / sys.argv[1], name=sys.argv[1])

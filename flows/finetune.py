@@ -1,0 +1,59 @@
+"""Stage `finetune@NAME`: ITC + ITM + MLM with EDA text on a target dataset's train split.
+
+In: ``data/ingested/NAME`` and ``data/checkpoints/pretrain``. Out:
+``data/checkpoints/finetune/NAME``. Alone: ``python -m flows.finetune NAME``.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from pathlib import Path
+
+from prefect import flow
+
+from flows import windows
+from flows.stage import have_training, run
+from tasks.finetune import FinetuneParams
+from tasks.finetune import finetune as train
+from tasks.params import read_section
+from tasks.provenance import computation_key, folder_digest
+from tasks.runtime import device, runtime
+from tasks.shards import read_manifest
+
+INGESTED, START = Path("data/ingested"), Path("data/checkpoints/pretrain")
+OUT = Path("data/checkpoints/finetune")
+
+
+def make(run_folder: Path, images: Path, section: FinetuneParams) -> Path:
+    """Train, with a bar in the UI."""
+    return train(
+        images,
+        START,
+        section,
+        run_folder,
+        device(),
+        batch=runtime().batch_size,
+        progress=windows.Steps("finetune").show,
+    )
+
+
+@flow
+def finetune(dataset: str) -> None:
+    """Train unless this very training is finished, and publish."""
+    section = read_section(FinetuneParams, f"finetune.datasets.{dataset}")
+    images = INGESTED / dataset
+    key = computation_key(
+        "finetune",
+        inputs=[read_manifest(images).digest],
+        params=section,
+        code=["tasks.finetune"],
+        revisions={"start": folder_digest(START)},
+        libraries=["numpy", "pillow", "safetensors", "tokenizers", "torch", "transformers"],
+        device=device().type,
+    )
+    have_training(key, OUT / dataset, partial(make, images=images, section=section))
+
+
+if __name__ == "__main__":
+    run(finetune, OUT / sys.argv[1], dataset=sys.argv[1])

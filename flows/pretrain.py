@@ -1,0 +1,60 @@
+"""Stage `pretrain`: ITC + ITM + MLM + beta (RPC + RPM) on the restyled, annotated pairs.
+
+In: ``inputs.pretrain_images``, ``inputs.pretrain_annotations`` and the starting weights. Out:
+``data/checkpoints/pretrain``: model, tokenizer, ``curve.csv``. A killed training goes on with the
+samples that it has not seen. Alone: ``python -m flows.pretrain``.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from prefect import flow
+
+from flows import windows
+from flows.stage import have_training, run
+from tasks.inputs import Inputs, optional
+from tasks.params import read_section
+from tasks.pretrain import PretrainParams
+from tasks.pretrain import pretrain as train
+from tasks.provenance import computation_key, model_revision
+from tasks.runtime import device
+from tasks.shards import read_manifest
+
+OUT = Path("data/checkpoints/pretrain")
+
+
+def make(run_folder: Path, images: Path, annotations: Path | None, section: PretrainParams) -> Path:
+    """Train, with a bar in the UI."""
+    return train(
+        images, annotations, section, run_folder, device(), progress=windows.Steps("pretrain").show
+    )
+
+
+@flow
+def pretrain() -> None:
+    """Train unless this very training is finished, and publish."""
+    section = read_section(PretrainParams, "pretrain")
+    inputs = read_section(Inputs, "inputs")
+    images, annotations = Path(inputs.pretrain_images), optional(inputs.pretrain_annotations)
+    folders = [images, *([annotations] if annotations else [])]
+    names = (
+        {"init": section.init}
+        if section.init not in {"start", "none"}
+        else {"vision": section.vision, "text": section.text}
+    )
+    key = computation_key(
+        "pretrain",
+        inputs=[read_manifest(folder).digest for folder in folders],
+        params=section,
+        code=["tasks.pretrain"],
+        revisions={part: model_revision(name) for part, name in names.items()},
+        libraries=["numpy", "pillow", "safetensors", "tokenizers", "torch", "transformers"],
+        device=device().type,
+    )
+    have_training(key, OUT, partial(make, images=images, annotations=annotations, section=section))
+
+
+if __name__ == "__main__":
+    run(pretrain, OUT)
