@@ -6,7 +6,7 @@ images show on the run's page. Alone: ``python -m flows.annotate``.
 
 from __future__ import annotations
 
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,7 +14,7 @@ from prefect import flow
 from spacy.language import Language
 
 from flows import windows
-from flows.stage import ShardJob, ShardWork, compute_shards, run, shard_store
+from flows.stage import ShardJob, ShardWork, compute_shards, once_a_worker, run, shard_store
 from models.detector import RegionProposer
 from tasks.annotate import AnnotateParams, annotate_table, load_proposer
 from tasks.images import decode
@@ -31,12 +31,12 @@ OUT = Path("data/annotated")
 SHEET_IMAGES = 8
 
 
-@cache
+@once_a_worker
 def _proposer(section: AnnotateParams) -> RegionProposer:
     return load_proposer(section, device())
 
 
-@cache
+@once_a_worker
 def _parser(name: str) -> Language:
     return load_parser(name)
 

@@ -6,14 +6,14 @@ In: ``data/restyled``, ``data/screened``. Out: ``data/captioned``, one row an im
 
 from __future__ import annotations
 
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 from prefect import flow
 
 from flows import windows
-from flows.stage import ShardJob, ShardWork, compute_shards, run, shard_store
+from flows.stage import ShardJob, ShardWork, compute_shards, once_a_worker, run, shard_store
 from models.captioner import Captioner
 from tasks.caption import CaptionParams, caption_table, load_captioner
 from tasks.params import read_section
@@ -25,7 +25,7 @@ IMAGES, SCREENED = Path("data/restyled"), Path("data/screened")
 OUT = Path("data/captioned")
 
 
-@cache
+@once_a_worker
 def _captioner(section: CaptionParams) -> Captioner | None:
     return load_captioner(section, device())
 

@@ -6,14 +6,14 @@ In: source shards (with ``mode: generate`` the target's) and the DaD ControlNet.
 
 from __future__ import annotations
 
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 from prefect import flow
 
 from flows import windows
-from flows.stage import ShardJob, ShardWork, compute_shards, run, shard_store
+from flows.stage import ShardJob, ShardWork, compute_shards, once_a_worker, run, shard_store
 from models.dad.restyler import Restyler
 from tasks.diffusion import DiffusionParams, base_revision
 from tasks.images import decode
@@ -28,7 +28,7 @@ OUT = Path("data/restyled")
 SHEET_IMAGES = 10
 
 
-@cache
+@once_a_worker
 def _restyler(
     diffusion: DiffusionParams, section: RestyleParams, dad: Path | None
 ) -> Restyler | None:

@@ -7,14 +7,14 @@ stored; near-duplicates are a question to the whole set, asked last. Alone:
 
 from __future__ import annotations
 
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 from prefect import flow
 
 from flows import windows
-from flows.stage import ShardJob, ShardWork, compute_shards, run, shard_store
+from flows.stage import ShardJob, ShardWork, compute_shards, once_a_worker, run, shard_store
 from models.poser import Poser
 from tasks.params import read_section
 from tasks.provenance import computation_key, model_revision
@@ -27,7 +27,7 @@ IMAGES = Path("data/restyled")
 OUT = Path("data/screened")
 
 
-@cache
+@once_a_worker
 def _poser(section: ScreenParams) -> Poser | None:
     return load_poser(section, device())
 

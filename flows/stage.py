@@ -9,6 +9,7 @@ memory, and turns a mistake that the user can mend into a paragraph and a non-ze
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
@@ -23,7 +24,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ParamSpec, TypeVar, cast
 from uuid import UUID
 
 import psutil
@@ -45,6 +46,8 @@ from tasks.shards import ShardRecord, atomic_write
 from tasks.store import ShardStore, TrainingStore, output_lock
 
 log = logging.getLogger(__name__)
+P = ParamSpec("P")
+T = TypeVar("T")
 
 PARENT_VARIABLE = "PEDALIGN_PARENT_RUN"
 GROUP_VARIABLE = "PEDALIGN_REBUILD"
@@ -202,6 +205,26 @@ def _have_shard(job: ShardJob, work: ShardWork, store: ShardStore) -> tuple[Shar
         return record, True
     table = work.compute(job.name)
     return store.save(job.key, job.name, table, work.schema_name), False
+
+
+def once_a_worker(load: Callable[P, T]) -> Callable[P, T]:
+    """Load a model once in every worker thread, one thread at a time.
+
+    A sampler keeps its place between steps, so two shards in flight must not share one; and
+    transformers' loading is not safe in two threads at once.
+    """
+    own, loading = threading.local(), threading.Lock()
+
+    @functools.wraps(load)
+    def loaded(*args: P.args, **kwargs: P.kwargs) -> T:
+        models: dict[Any, T] = own.__dict__.setdefault("models", {})
+        key = (args, tuple(sorted(kwargs.items())))
+        if key not in models:
+            with loading:
+                models[key] = load(*args, **kwargs)
+        return models[key]
+
+    return loaded
 
 
 def shard_store() -> ShardStore:

@@ -52,8 +52,8 @@ class TwoSample(NamedTuple):
 
 
 def kid(
-    first_ND: NDArray[np.floating],  # noqa: N803
-    second_MD: NDArray[np.floating],  # noqa: N803
+    first_ND: NDArray[np.floating],
+    second_MD: NDArray[np.floating],
     *,
     subsets: int = 50,
     subset_size: int = 1000,
@@ -93,8 +93,8 @@ class _Given(nn.Module):
 
 
 def fid(
-    first_ND: NDArray[np.floating],  # noqa: N803
-    second_MD: NDArray[np.floating],  # noqa: N803
+    first_ND: NDArray[np.floating],
+    second_MD: NDArray[np.floating],
 ) -> float:
     """Frechet distance of the Gaussians of two sets, in double precision.
 
@@ -115,8 +115,8 @@ def fid(
 
 
 def two_sample(
-    first_ND: NDArray[np.floating],  # noqa: N803
-    second_MD: NDArray[np.floating],  # noqa: N803
+    first_ND: NDArray[np.floating],
+    second_MD: NDArray[np.floating],
     *,
     folds: int = 5,
     seed: int = 0,
@@ -163,7 +163,7 @@ def normalised_gap(before: float, after: float, floor: float) -> float:
     return (after - floor) / (before - floor) if before > floor else math.nan
 
 
-def image_statistics(pixels_NHW3: NDArray[np.uint8]) -> dict[str, NDArray[np.float64]]:  # noqa: N803
+def image_statistics(pixels_NHW3: NDArray[np.uint8]) -> dict[str, NDArray[np.float64]]:
     """Measure illumination, colour and sharpness of each picture.
 
     Args:

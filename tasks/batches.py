@@ -53,6 +53,8 @@ class Pairs:
     """(I,) uid of each image."""
     names: pa.Array
     """(I,) person_id of each image; null where unknown."""
+    people: NDArray[np.int64]
+    """(I,) identity of each image, numbered as ``person``."""
     image: NDArray[np.int64]
     """(N,) which image."""
     caption: pa.Array
@@ -87,6 +89,7 @@ def read_pairs(
     *,
     split: str | None,
     identity: Identity,
+    bare: bool = False,
     cache_bytes: int | None = None,
 ) -> tuple[Pairs, Pictures]:
     """Read a folder of shards as pairs.
@@ -97,6 +100,7 @@ def read_pairs(
             caption, and rows that annotation refused are left out.
         split: Only rows of this split; None takes all.
         identity: What makes two pairs positives: being of one ``image`` or of one ``person``.
+        bare: Whether to keep pictures without a caption: in no pair, but in a gallery.
         cache_bytes: See `Pictures`.
 
     Returns:
@@ -126,8 +130,10 @@ def read_pairs(
             usable = pc.and_(usable, pc.equal(side["status"], OK))
             captions: Any = pc.fill_null(pc.greater(pc.utf8_length(side["caption"]), 0), False)
         else:
-            captions = pc.fill_null(pc.greater(pc.list_value_length(table["captions"]), 0), False)
+            captions = _spoken(table["captions"].combine_chunks())
         wanted = pa.array([True] * len(table)) if split is None else pc.equal(table["split"], split)
+        if bare:
+            captions = pa.array([True] * len(table))
         for reason, mask in (
             ("not usable", pc.and_(wanted, pc.invert(usable))),
             ("no caption", pc.and_(wanted, pc.and_(usable, pc.invert(captions)))),
@@ -138,22 +144,20 @@ def read_pairs(
         rows = np.flatnonzero(keep)
         metas.append(table.take(pa.array(rows)))
         places.append(np.stack([np.full_like(rows, number), rows], axis=1))
-    if sum(len(meta) for meta in metas) == 0:
+    meta = pa.concat_tables(metas).combine_chunks()
+    pairs = (_annotated if annotated else _captioned)(meta, identity, skipped)
+    if not len(pairs):
         raise PedAlignError(
             f"{images}: no usable pair (split {split or 'any'}; left out: {skipped or 'nothing'})",
             "training needs images with captions",
             "look at the counts in the folder's manifest.json, or correct the split",
         )
-    meta = pa.concat_tables(metas).combine_chunks()
     pictures = Pictures(
         images,
         np.concatenate(places),
         meta["height"].to_numpy().astype(np.int64),
         meta["width"].to_numpy().astype(np.int64),
         cache_bytes=cache_bytes,
-    )
-    pairs = (
-        _annotated(meta, identity, skipped) if annotated else _captioned(meta, identity, skipped)
     )
     return pairs, pictures
 
@@ -166,22 +170,40 @@ def _identities(meta: pa.Table, identity: Identity) -> NDArray[np.int64]:
     names = pc.rank(meta["person_id"], sort_keys="ascending", tiebreaker="dense")
     known = meta["person_id"].is_valid().to_numpy(zero_copy_only=False)
     numbers = names.to_numpy(zero_copy_only=False).astype(np.int64) - 1
-    return np.where(known, numbers, numbers.max() + 1 + own)
+    return np.where(known, numbers, len(numbers) + own)
+
+
+def _said(captions: pa.Array) -> NDArray[np.bool_]:
+    """Which captions say anything."""
+    length = pc.utf8_length(pc.utf8_trim_whitespace(captions))
+    return pc.fill_null(pc.greater(length, 0), False).to_numpy(zero_copy_only=False)
+
+
+def _spoken(captions: pa.Array) -> pa.Array:
+    """Which rows of a list column have at least one caption that says anything."""
+    parents = pc.list_parent_indices(captions).to_numpy(zero_copy_only=False)
+    rows = np.zeros(len(captions), dtype=np.bool_)
+    rows[parents[_said(pc.list_flatten(captions))]] = True
+    return pa.array(rows)
 
 
 def _captioned(meta: pa.Table, identity: Identity, skipped: Mapping[str, int]) -> Pairs:
     """Make one pair of every caption of every image."""
     column = meta["captions"].combine_chunks()
     image = pc.list_parent_indices(column).to_numpy(zero_copy_only=False).astype(np.int64)
-    begins = np.searchsorted(image, image, side="left")
+    turn = np.arange(len(image)) - np.searchsorted(image, image, side="left")
+    said = _said(pc.list_flatten(column))
+    image, turn = image[said], turn[said]
     count = len(image)
+    people = _identities(meta, identity)
     return Pairs(
         uids=meta["uid"].combine_chunks(),
         names=meta["person_id"].combine_chunks(),
         image=image,
-        caption=pc.list_flatten(column),
-        turn=np.arange(count) - begins,
-        person=_identities(meta, identity)[image],
+        caption=pc.list_flatten(column).filter(pa.array(said)),
+        turn=turn,
+        people=people,
+        person=people[image],
         first=np.zeros(count + 1, dtype=np.int64),
         box=np.zeros((0, 4), dtype=np.float32),
         phrase=np.zeros(0, dtype=np.int64),
@@ -204,13 +226,15 @@ def _annotated(meta: pa.Table, identity: Identity, skipped: Mapping[str, int]) -
     texts = pc.list_flatten(phrases).field("text").take(pa.array(text_at)).dictionary_encode()
     boxes = flat.field("box").flatten().to_numpy(zero_copy_only=False)
     count = len(meta)
+    people = _identities(meta, identity)
     return Pairs(
         uids=meta["uid"].combine_chunks(),
         names=meta["person_id"].combine_chunks(),
         image=np.arange(count),
         caption=meta["caption"].combine_chunks(),
         turn=np.zeros(count, dtype=np.int64),
-        person=_identities(meta, identity),
+        people=people,
+        person=people,
         first=np.concatenate([[0], np.cumsum(per_image)]).astype(np.int64),
         box=boxes.reshape(-1, 4).astype(np.float32),
         phrase=texts.indices.to_numpy(zero_copy_only=False).astype(np.int64),

@@ -205,27 +205,19 @@ def vary(
     if not words:
         return [Variant(text, "original")] * count
     times = max(1, int(alpha * len(words)))
-    each = count // 4 + 1
-    made: list[Variant] = []
-    # With one version wanted only one is made: the same distribution as four, shuffled and cut.
-    rounds = range(each * 4) if count > 1 else [_pick(rng, 4)]
-    for at in rounds:
-        match at // each if count > 1 else at:
-            case 0:
-                made.append(
-                    Variant(_join(replace_synonyms(words, times, rng, synonyms)), "synonym")
-                )
-            case 1:
-                made.append(Variant(_join(insert_synonyms(words, times, rng, synonyms)), "insert"))
-            case 2:
-                made.append(Variant(_join(swap_words(words, times, rng)), "swap"))
-            case _:
-                made.append(Variant(_join(delete_words(words, alpha, rng)), "delete"))
+    operations: list[tuple[str, Callable[[], list[str]]]] = [
+        ("synonym", lambda: replace_synonyms(words, times, rng, synonyms)),
+        ("insert", lambda: insert_synonyms(words, times, rng, synonyms)),
+        ("swap", lambda: swap_words(words, times, rng)),
+        ("delete", lambda: delete_words(words, alpha, rng)),
+    ]
+    if count == 1:
+        # The same distribution as making one of each, shuffling and taking the first.
+        name, make = operations[_pick(rng, len(operations))]
+        return [Variant(" ".join(make()), name)]
+    each = count // len(operations) + 1
+    made = [Variant(" ".join(make()), name) for name, make in operations for _ in range(each)]
     return [made[at] for at in rng.permutation(len(made))[:count]]
-
-
-def _join(words: list[str]) -> str:
-    return " ".join(words)
 
 
 def expand_prompts(

@@ -1,9 +1,10 @@
 """Stage ``evaluate``: text-to-image retrieval on a dataset's test split, any checkpoint on any.
 
-Every caption of the split is a query, every picture of it a gallery image, and a picture of the
-same person is a match. The gallery is ranked by the cosine of features (ITC); the first ``top_k``
-are ranked again by the fusion encoder, and both rankings are reported. Out: ``metrics.json``,
-``cmc.csv`` and ``queries.parquet`` (a row a query, which the report's rank lists are made of).
+Every caption of the split is a query, every picture of it a gallery image (also one without a
+caption), and a picture of the same person is a match. The gallery is ranked by the cosine of
+features (ITC); the first ``top_k`` are ranked again by the fusion encoder, and both rankings are
+reported. Out: ``metrics.json``, ``cmc.csv`` and ``queries.parquet`` (a row a query, which the
+report's rank lists are made of).
 
 What is unusual: a gallery image's keys and values for the fusion layers are computed once, not
 once a query; a text's self-attention likewise. Re-ranking goes through the gallery in slices, so
@@ -148,7 +149,7 @@ def evaluate(
     """
     model = load_model(checkpoint).to(device).eval()
     words = Words(load_tokenizer(checkpoint), model.config.max_tokens, cleaning)
-    pairs, pictures = read_pairs(images, split=split, identity="person")
+    pairs, pictures = read_pairs(images, split=split, identity="person", bare=True)
     return evaluate_model(
         model, words, pairs, pictures, section, device, batch=batch, progress=progress
     )
@@ -183,7 +184,7 @@ def evaluate_model(
         similarity_weight=section.similarity_weight,
         processes=section.processes,
     )
-    gallery_ids = gallery_people(pairs, len(pictures))
+    gallery_ids = gallery_people(pairs)
     query_ids = torch.from_numpy(pairs.person)
     rankings = {
         "reranked": query_metrics(score_QG, query_ids, gallery_ids),
@@ -212,7 +213,7 @@ def itc_rank1(
     found = query_metrics(
         embedded.text_QE @ embedded.image_GE.T,
         torch.from_numpy(pairs.person),
-        gallery_people(pairs, len(pictures)),
+        gallery_people(pairs),
     )
     return found.means()["R1"]
 
@@ -330,11 +331,9 @@ def rerank(
 # ------------------------------------------------------------------ what is reported
 
 
-def gallery_people(pairs: Pairs, count: int) -> Tensor:
+def gallery_people(pairs: Pairs) -> Tensor:
     """Identity of each picture, (G,)."""
-    people = torch.zeros(count, dtype=torch.int64)
-    people[torch.from_numpy(pairs.image)] = torch.from_numpy(pairs.person)
-    return people
+    return torch.from_numpy(pairs.people)
 
 
 def chance(

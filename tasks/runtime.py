@@ -25,8 +25,9 @@ class Runtime:
 
     device: str = "auto"
     """``cpu``, ``cuda``, ``cuda:1``, ``mps``; ``auto`` takes a GPU where there is one."""
-    workers: Positive = 1
-    """Shards in flight at once. On one device, more than one only helps stages that wait."""
+    workers: Positive = 2
+    """Shards in flight at once, each with its own models. With one thread a model (the default
+    profile) two workers use two cores, and no thread waits for another at a barrier."""
     batch_size: Positive = 64
     """Images a forward pass where the size cannot change a result beyond float noise."""
     port: Positive = 4200

@@ -11,7 +11,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -115,36 +114,45 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
         server.terminate()
 
 
+def below(project: Project, stage: str) -> set[str]:
+    """A stage and every stage that depends on it, by what DVC itself says of its graph."""
+    dot = project.call("dvc", "dag", "--dot").stdout
+    edges = re.findall(r'"([^"]+)" -> "([^"]+)"', dot)
+    found, waiting = {stage}, [stage]
+    while waiting:
+        at = waiting.pop()
+        new = {child for parent, child in edges if parent == at} - found
+        found |= new
+        waiting += new
+    return found
+
+
 def test_what_reruns_after_a_change(project: Project) -> None:
-    everything = project.repro()
-    assert everything[0].startswith("ingest@")
+    assert len(project.repro()) == 12
     rows: list[tuple[str, list[str], str]] = []
 
-    def case(change: str, expected: list[str], shards_of: str | None = None) -> None:
+    def case(change: str, stage: str | None, must: set[str], shards_of: str | None = None) -> None:
         ran = project.repro()
-        assert sorted(ran) == sorted(expected), change
-        note = ""
-        if shards_of:
-            computed, total = project.computed(shards_of)
-            note = f"{computed} of {total} {shards_of} shards computed"
-        rows.append((change, ran, note))
+        allowed = below(project, stage) if stage else set()
+        assert must <= set(ran) <= allowed, change
+        computed = "{} of {}".format(*project.computed(shards_of)) if shards_of else ""
+        rows.append((change, ran, f"{shards_of}: {computed} computed" if shards_of else ""))
 
-    started = time.monotonic()
-    case("nothing", [])
-    assert time.monotonic() - started < 60
-
-    for key, value, expected in PARAMETERS:
+    case("nothing", None, set())
+    for key, value, stage, must in PARAMETERS:
         project.set(key, value)
-        case(f"`{key}`", expected)
+        case(f"`{key}`", stage, must)
 
-    project.set("ingest.datasets.source.images", 33)
-    case("`ingest.datasets.source.images`: one more image", [*AFTER_SOURCE, *MODEL], "restyle")
+    for label, path, old, new, stage, must, counted in EDITS:
+        project.edit(path, old, new)
+        case(label, stage, must, counted)
+    # A docstring starts its stage, which finds every shard; the last two cases are such.
+    assert rows[-2][2].startswith("screen: 0 of")
+
+    project.set("ingest.datasets.source.world.people", 33)
+    case("one more source image", "ingest@source", {"ingest@source", "restyle"}, "restyle")
     computed, total = project.computed("restyle")
     assert computed == 1 < total
-
-    for label, path, old, new, expected, stage in EDITS:
-        project.edit(path, old, new)
-        case(label, expected, stage)
 
     table = "\n".join(
         f"| {change} | {', '.join(ran) or 'none'} | {note} |" for change, ran, note in rows
@@ -152,10 +160,61 @@ def test_what_reruns_after_a_change(project: Project) -> None:
     if os.environ.get("PEDALIGN_WRITE_DOCS"):
         head, _, _ = DOC.read_text(encoding="utf-8").partition("| changed |")
         DOC.write_text(f"{head}| changed | stages that ran | shards |\n|---|---|---|\n{table}\n")
-    assert table in DOC.read_text(encoding="utf-8"), "PEDALIGN_WRITE_DOCS=1 writes the table anew"
+    # What the figures of a few images decide (whether a new caption differs, say) may vary with
+    # the machine; the changes themselves may not.
+    written = DOC.read_text(encoding="utf-8")
+    assert [c for c, _, _ in rows if f"| {c} |" not in written] == []
 
 
-# (key, another value, the stages that must rerun)
-PARAMETERS: list[tuple[str, object, list[str]]] = []
-# (what, file, old, new, the stages that must rerun, whose shards to count)
-EDITS: list[tuple[str, str, str, str, list[str], str | None]] = []
+LATE = {"finetune@target", "evaluate@finetuned", "report"}
+# (key, another value, the stage that reads it, stages that must rerun)
+PARAMETERS: list[tuple[str, object, str, set[str]]] = [
+    ("report.seed", 1, "report", {"report"}),
+    (
+        "evaluate.runs.direct.protocol.similarity_weight",
+        1.0,
+        "evaluate@direct",
+        {"evaluate@direct", "report"},
+    ),
+    ("finetune.datasets.target.training.seed", 1, "finetune@target", LATE),
+    ("pretrain.training.seed", 1, "pretrain", {"pretrain", "evaluate@direct", *LATE}),
+    ("annotate.box_threshold", 0.6, "annotate", {"annotate", "pretrain", *LATE}),
+    ("caption.method", "prompt", "caption", {"caption", "annotate", "pretrain", *LATE}),
+    ("screen.poser", "none", "screen", {"screen", "caption", "report"}),
+    ("restyle.seed", 1, "restyle", {"restyle", "screen", "report"}),
+    ("adapt.seed", 1, "adapt", {"adapt", "restyle", "report"}),
+    ("inputs.dad", "data/nothing", "restyle", {"restyle", "report"}),
+    ("diffusion.precision", "fp32", "adapt", {"adapt", "restyle", "report"}),
+    ("ingest.datasets.target.world.seed", 1, "ingest@target", {"ingest@target", "adapt", *LATE}),
+]
+# (what, file, old, new, the stage, stages that must rerun, whose shards to count)
+SCREEN = "tasks/screen.py"
+EDITS: list[tuple[str, str, str, str, str, set[str], str | None]] = [
+    (
+        "a line of `tasks/screen.py`",
+        SCREEN,
+        "REASONS = (",
+        "REASONS: tuple[str, ...] = (",
+        "screen",
+        {"screen"},
+        "screen",
+    ),
+    (
+        "a docstring of `tasks/screen.py`",
+        SCREEN,
+        '"""Stage `screen`: which',
+        '"""The stage `screen`: which',
+        "screen",
+        {"screen"},
+        "screen",
+    ),
+    (
+        "`flows/windows.py`, which no result depends on",
+        "flows/windows.py",
+        '"""What a run shows',
+        '"""All that a run shows',
+        "report",
+        set(),
+        None,
+    ),
+]

@@ -108,7 +108,7 @@ class Base:
         return torch.cat(parts) if parts else self.encode_prompts([""])[:0]
 
     @torch.no_grad()
-    def encode_pixels(self, pixels_B3HW: Tensor) -> tuple[Tensor, Tensor]:  # noqa: N803
+    def encode_pixels(self, pixels_B3HW: Tensor) -> tuple[Tensor, Tensor]:
         """Encode pixels to the posterior of their latents.
 
         Args:
@@ -123,7 +123,7 @@ class Base:
         return posterior.mean.float() * factor, posterior.std.float() * factor
 
     @torch.no_grad()
-    def decode_latents(self, latents_BChw: Tensor) -> Tensor:  # noqa: N803
+    def decode_latents(self, latents_BChw: Tensor) -> Tensor:
         """Decode scaled latents to float32 pixels (B, 3, H, W) in [-1, 1]."""
         with self.autocast():
             pixels = self.vae.decode(latents_BChw / self.vae.config.scaling_factor).sample

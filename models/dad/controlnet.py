@@ -121,10 +121,10 @@ class DaDObjective(nn.Module):
 
     def forward(
         self,
-        latents_BChw: Tensor,  # noqa: N803
-        words_BLD: Tensor,  # noqa: N803
-        noise_BChw: Tensor,  # noqa: N803
-        steps_B: Tensor,  # noqa: N803
+        latents_BChw: Tensor,
+        words_BLD: Tensor,
+        noise_BChw: Tensor,
+        steps_B: Tensor,
     ) -> Tensor:
         """Return the mean squared error of the denoiser's prediction.
 

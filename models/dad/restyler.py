@@ -102,8 +102,8 @@ def make_sampler(base: Base, name: SamplerName) -> Any:
 
 
 def match_look(
-    latents_BChw: Tensor,  # noqa: N803
-    look_N2C: Tensor,  # noqa: N803
+    latents_BChw: Tensor,
+    look_N2C: Tensor,
     seeds: Sequence[int],
     share: float,
 ) -> Tensor:
@@ -192,7 +192,7 @@ class Restyler:
         size: tuple[int, int],
         sampling: Sampling,
         *,
-        look_N2C: Tensor | None = None,  # noqa: N803
+        look_N2C: Tensor | None = None,
         base_revision: str = "",
         dad_digest: str | None = None,
     ) -> None:
@@ -243,8 +243,8 @@ class Restyler:
     @torch.no_grad()
     def restyle(
         self,
-        pixels_BHW3: NDArray[np.uint8],  # noqa: N803
-        words_BLD: Tensor,  # noqa: N803
+        pixels_BHW3: NDArray[np.uint8],
+        words_BLD: Tensor,
         seeds: Sequence[int],
     ) -> NDArray[np.uint8]:
         """Render source pictures in the target's look.
@@ -276,7 +276,7 @@ class Restyler:
         return _to_uint8(made.images)
 
     @torch.no_grad()
-    def generate(self, words_BLD: Tensor, seeds: Sequence[int]) -> NDArray[np.uint8]:  # noqa: N803
+    def generate(self, words_BLD: Tensor, seeds: Sequence[int]) -> NDArray[np.uint8]:
         """Make pictures from prompts alone (the paper's way).
 
         Args:
@@ -294,7 +294,7 @@ class Restyler:
             )
         return _to_uint8(made.images)
 
-    def _shared(self, words_BLD: Tensor, seeds: Sequence[int]) -> dict[str, Any]:  # noqa: N803
+    def _shared(self, words_BLD: Tensor, seeds: Sequence[int]) -> dict[str, Any]:
         words = words_BLD.to(self.base.device)
         return {
             "prompt_embeds": words,
@@ -306,6 +306,6 @@ class Restyler:
         }
 
 
-def _to_uint8(images_B3HW: Tensor) -> NDArray[np.uint8]:  # noqa: N803
+def _to_uint8(images_B3HW: Tensor) -> NDArray[np.uint8]:
     levels = (images_B3HW.float().clamp(0, 1) * 255).round().to(torch.uint8)
     return levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()

@@ -327,7 +327,7 @@ def train_unet(
         generator = torch.Generator().manual_seed(plan.seed * 1_000_003 + step)
         clean, count = latents[rows], len(rows)
         noise = torch.randn(clean.shape, generator=generator)
-        steps_B = _timesteps(count, generator)  # noqa: N806
+        steps_B = _timesteps(count, generator)
         which = torch.randint(0, ids.shape[1], (count,), generator=generator)
         text = ids[torch.from_numpy(rows), which].long()
         text[torch.rand(count, generator=generator) < PROMPT_DROPOUT] = empty.long()

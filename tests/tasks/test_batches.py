@@ -91,6 +91,29 @@ def test_people_without_a_name_are_their_own(shards, tmp_path):
     assert {n for n, yes in zip(pairs.person.tolist(), known, strict=True) if yes} == {0, 1}
 
 
+def test_blank_captions_make_no_pair_and_bare_pictures_stay_in_a_gallery(shards, tmp_path):
+    tables = [pq.read_table(path) for path in sorted(shards.glob("*.parquet"))]
+    table = pa.concat_tables(tables).filter(pa.compute.field("status") == "ok").slice(0, 5)
+    said = [["a red coat", " \t", "blue"], [], ["  "], None, ["a hat"]]
+    said[3] = [""]
+    at = table.column_names.index("captions")
+    table = table.set_column(at, IMAGES.field("captions"), pa.array(said))
+    write_folder(tmp_path / "blank", [table], "images", {}, shard_rows=99)
+    pairs, pictures = read_pairs(tmp_path / "blank", split=None, identity="image")
+    assert pairs.caption.to_pylist() == ["a red coat", "blue", "a hat"]
+    assert pairs.turn.tolist() == [0, 2, 0]
+    assert pairs.image.tolist() == [0, 0, 1]
+    assert len(pictures) == 2
+    assert pairs.skipped == {"no caption": 3}
+    pairs, pictures = read_pairs(tmp_path / "blank", split=None, identity="image", bare=True)
+    assert len(pictures) == len(pairs.people) == 5
+    assert pairs.image.tolist() == [0, 0, 4]
+    mute = table.set_column(at, IMAGES.field("captions"), pa.array([["  "]] * 5))
+    write_folder(tmp_path / "mute", [mute], "images", {}, shard_rows=99)
+    with pytest.raises(PedAlignError, match="no usable pair"):
+        read_pairs(tmp_path / "mute", split=None, identity="image", bare=True)
+
+
 def test_a_split_without_pairs_is_an_error(shards):
     with pytest.raises(PedAlignError, match="no usable pair"):
         read_pairs(shards, split="nowhere", identity="image")
