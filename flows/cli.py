@@ -57,7 +57,8 @@ def search(
     k: Annotated[int, typer.Option("-k", help="How many answers", min=1)] = 10,
     index_folder: Annotated[Path, typer.Option("--index", help="What `index` wrote")] = INDEX,
     model: Annotated[Path, typer.Option(help="The checkpoint that built the index")] = MODEL,
-    rerank: Annotated[bool, typer.Option(help="Let the fusion encoder judge the best")] = True,
+    # Off: on the small default model the fusion encoder ranks worse than the cosine alone.
+    rerank: Annotated[bool, typer.Option(help="Let the fusion encoder judge the best")] = False,
     sheet: Annotated[Path, typer.Option(help="Where the picture goes")] = Path("search.png"),
 ) -> None:
     """Find the images that a sentence describes best: a table, and a contact sheet."""
@@ -147,6 +148,22 @@ def fingerprint(
 
     write_fingerprint(folder)
     console.print(f"{folder / 'fingerprint.json'} written")
+
+
+@app.command("shared-images")
+def shared_images_command(
+    datasets: Annotated[list[Path], typer.Argument(help="Ingested datasets, two or more")],
+) -> None:
+    """List images that datasets share, by perceptual hash: a leak between benchmarks."""
+    from tasks.ingest import shared_images
+
+    if len(datasets) < 2:
+        raise PedAlignError(
+            f"{len(datasets)} dataset", "two or more are compared", "name another folder"
+        )
+    found = shared_images(datasets)
+    typer.echo(found.to_csv(index=False), nl=False)
+    console.print(f"{len(found)} shared images")
 
 
 def _lines(path: Path) -> list[str]:

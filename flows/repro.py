@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -93,6 +94,8 @@ def rebuild(targets: list[str]) -> int:
 
 def main(targets: list[str]) -> None:
     """Rebuild, then say what it cost and where to look."""
+    # Without a handler a SIGTERM would leave the server running.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     started = time.time()
     group = f"{time.strftime('%Y%m%d-%H%M%S')}"
     os.environ[GROUP_VARIABLE] = group
