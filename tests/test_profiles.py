@@ -1,0 +1,79 @@
+"""Every profile is complete, legal, and names as DVC inputs exactly the local models it loads."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.adapt import AdaptParams
+from tasks.annotate import DEFAULT, AnnotateParams
+from tasks.caption import CaptionParams
+from tasks.diffusion import DiffusionParams
+from tasks.evaluate import EvaluationRun
+from tasks.finetune import FinetuneParams
+from tasks.ingest import IngestDatasetParams
+from tasks.inputs import NOTHING, Inputs
+from tasks.params import read_section, read_yaml
+from tasks.pretrain import PretrainParams
+from tasks.provenance import ROOT
+from tasks.report import ReportParams
+from tasks.restyle import RestyleParams
+from tasks.runtime import MachineParams
+from tasks.screen import ScreenParams
+
+PROFILES = sorted((ROOT / "profiles").glob("*.yaml"))
+SECTIONS: dict[str, type[Any]] = {
+    "machine": MachineParams,
+    "inputs": Inputs,
+    "diffusion": DiffusionParams,
+    "adapt": AdaptParams,
+    "restyle": RestyleParams,
+    "screen": ScreenParams,
+    "caption": CaptionParams,
+    "annotate": AnnotateParams,
+    "pretrain": PretrainParams,
+    "report": ReportParams,
+}
+MANY: dict[str, tuple[str, type[Any]]] = {
+    "ingest": ("ingest.datasets", IngestDatasetParams),
+    "finetune": ("finetune.datasets", FinetuneParams),
+    "evaluate": ("evaluate.runs", EvaluationRun),
+}
+
+
+@pytest.mark.parametrize("path", PROFILES, ids=lambda p: p.stem)
+def test_every_section_is_legal_and_none_is_left_over(path: Path) -> None:
+    loaded = read_yaml(path)
+    assert set(loaded) == {*SECTIONS, *MANY}
+    for name, kind in SECTIONS.items():
+        assert isinstance(read_section(kind, name, path), kind)
+    for stage, (key, kind) in MANY.items():
+        entries = loaded[stage][key.split(".")[1]]
+        assert set(loaded[stage]) == {key.split(".")[1]}
+        assert entries
+        for entry in entries:
+            assert isinstance(read_section(kind, f"{key}.{entry}", path), kind)
+
+
+@pytest.mark.parametrize("path", PROFILES, ids=lambda p: p.stem)
+def test_dvc_watches_the_local_models_and_only_them(path: Path) -> None:
+    inputs = read_section(Inputs, "inputs", path)
+    pretrain = read_section(PretrainParams, "pretrain", path)
+    caption = read_section(CaptionParams, "caption", path)
+    loaded = {
+        "base": read_section(DiffusionParams, "diffusion", path).base,
+        "poser": read_section(ScreenParams, "screen", path).poser,
+        "captioner": caption.model if caption.method == "captioner" else "none",
+        "detector": read_section(AnnotateParams, "annotate", path).proposer,
+        "vision": pretrain.vision,
+        "text": pretrain.text,
+    }
+    for part, name in loaded.items():
+        local = (ROOT / name).is_dir()
+        assert getattr(inputs, part) == (name if local else NOTHING), part
+    if read_section(RestyleParams, "restyle", path).mode == "none":
+        assert inputs.dad == NOTHING
+
+
+def test_the_command_line_annotates_as_the_default_does() -> None:
+    assert read_section(AnnotateParams, "annotate", ROOT / "params.yaml") == DEFAULT
