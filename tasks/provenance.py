@@ -11,6 +11,7 @@ import hashlib
 import importlib.metadata
 import json
 import platform
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, is_dataclass
 from functools import cache
@@ -57,9 +58,23 @@ def module_path(module: str) -> Path | None:
     return None
 
 
+def _parse(source: str) -> ast.Module:
+    """Parse, again if need be.
+
+    CPython before 3.13 counts the recursion of building a tree in one place for all threads, so
+    another thread that parses meanwhile (Prefect's do) makes it raise SystemError (gh-106905).
+    """
+    for _ in range(20):
+        try:
+            return ast.parse(source)
+        except SystemError:
+            time.sleep(0.05)
+    return ast.parse(source)
+
+
 @cache
 def _tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"), filename=path.name)
+    return _parse(path.read_text(encoding="utf-8"))
 
 
 def imports(module: str) -> set[str]:
@@ -112,7 +127,7 @@ class _Bare(ast.NodeTransformer):
 
 def source_digest(source: str) -> str:
     """Digest of Python source without comments, docstrings and layout."""
-    bare = _Bare().visit(ast.parse(source))
+    bare = _Bare().visit(_parse(source))
     return hashlib.sha256(ast.dump(bare).encode()).hexdigest()
 
 

@@ -1,5 +1,7 @@
 """What counts as the same code: an edit of a line does not, a comment does."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from tasks.provenance import EXEMPT, closure, computation_key, module_path, source_digest
@@ -36,6 +38,13 @@ def test_only_what_computes_counts(old: str, new: str, same: bool) -> None:
 def test_closure_follows_imports_and_stops_at_exempt_modules() -> None:
     assert closure("tasks.shards") == ["tasks.schemas", "tasks.shards"]
     assert not set(closure("tasks.runtime", "flows.stage")) & EXEMPT
+
+
+def test_digests_are_the_same_while_other_threads_parse() -> None:
+    # CPython 3.11 raises SystemError when two threads build trees at once.
+    text = SOURCE * 200
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(source_digest, [text] * 64))) == 1
 
 
 def test_exempt_modules_exist() -> None:
