@@ -182,7 +182,7 @@ PARAMETERS: list[tuple[str, object, str, set[str]]] = [
     ("report.seed", 1, "report", {"report"}),
     (
         "evaluate.runs.direct.protocol.similarity_weight",
-        1.0,
+        0.5,
         "evaluate@direct",
         {"evaluate@direct", "report"},
     ),
