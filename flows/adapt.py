@@ -15,7 +15,8 @@ from PIL import Image
 from prefect import flow
 
 from flows import windows
-from flows.stage import have_training, run
+from flows.shards import have_training
+from flows.stage import run
 from tasks.adapt import AdaptParams, train_dad
 from tasks.curves import write_curve
 from tasks.diffusion import DiffusionParams, base_revision

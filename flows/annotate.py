@@ -14,7 +14,8 @@ from prefect import flow
 from spacy.language import Language
 
 from flows import windows
-from flows.stage import ShardJob, ShardWork, compute_shards, once_a_worker, run, shard_store
+from flows.shards import ShardJob, ShardWork, compute_shards, once_a_worker, shard_store
+from flows.stage import run
 from models.detector import RegionProposer
 from tasks.annotate import AnnotateParams, annotate_table, load_proposer
 from tasks.images import decode

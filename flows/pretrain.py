@@ -13,7 +13,8 @@ from pathlib import Path
 from prefect import flow
 
 from flows import windows
-from flows.stage import have_training, run
+from flows.shards import have_training
+from flows.stage import run
 from tasks.inputs import Inputs, optional
 from tasks.params import read_section
 from tasks.pretrain import PretrainParams

@@ -13,7 +13,8 @@ import pyarrow as pa
 from prefect import flow
 
 from flows import windows
-from flows.stage import ShardJob, ShardWork, compute_shards, once_a_worker, run, shard_store
+from flows.shards import ShardJob, ShardWork, compute_shards, once_a_worker, shard_store
+from flows.stage import run
 from models.dad.restyler import Restyler
 from tasks.diffusion import DiffusionParams, base_revision
 from tasks.images import decode

@@ -14,7 +14,8 @@ import pyarrow as pa
 from prefect import flow
 
 from flows import windows
-from flows.stage import ShardJob, ShardWork, compute_shards, once_a_worker, run, shard_store
+from flows.shards import ShardJob, ShardWork, compute_shards, once_a_worker, shard_store
+from flows.stage import run
 from models.poser import Poser
 from tasks.params import read_section
 from tasks.provenance import computation_key, model_revision

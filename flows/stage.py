@@ -4,12 +4,10 @@
 one that listens on the port of runtime.yaml, else Prefect's own short-lived one), names and tags
 the run so that the runs of one rebuild stand together, ends when its parent ends, records time and
 memory, and turns a mistake that the user can mend into a paragraph and a non-zero exit.
-`compute_shards` maps a function over shards through the store.
 """
 
 from __future__ import annotations
 
-import functools
 import json
 import logging
 import os
@@ -20,15 +18,12 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, cast
 from uuid import UUID
 
 import psutil
-import pyarrow as pa
 from prefect import Flow, tags, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
@@ -36,18 +31,14 @@ from prefect.flow_engine import run_flow
 from prefect.futures import PrefectFuture
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
-from tqdm import tqdm
 
-from flows import windows
 from tasks.errors import PedAlignError
 from tasks.params import PARAMS_FILE
 from tasks.runtime import cache_root, runtime, use_machine
-from tasks.shards import ShardRecord, atomic_write
-from tasks.store import ShardStore, TrainingStore, output_lock
+from tasks.shards import atomic_write
+from tasks.store import output_lock
 
 log = logging.getLogger(__name__)
-P = ParamSpec("P")
-T = TypeVar("T")
 
 PARENT_VARIABLE = "PEDALIGN_PARENT_RUN"
 GROUP_VARIABLE = "PEDALIGN_REBUILD"
@@ -174,115 +165,3 @@ def _record_cost(stage: str, started: float) -> None:
         "started": round(started, 2),
     }
     atomic_write(folder / f"{stage}.json", json.dumps(record).encode())
-
-
-# ------------------------------------------------------------------ shards
-
-
-@dataclass(frozen=True)
-class ShardJob:
-    """One shard to have: its file name and the key of the computation that gives it."""
-
-    name: str
-    key: str
-
-
-@dataclass(frozen=True)
-class ShardWork:
-    """How a stage's shards are computed."""
-
-    stage: str
-    schema_name: str
-    compute: Callable[[str], pa.Table]
-    """From a shard's file name to its table. A partial of a module's function, so that it can be
-    sent to another process."""
-
-
-@task(name="shard", task_run_name="{work.stage} {job.name}", cache_policy=NO_CACHE)
-def _have_shard(job: ShardJob, work: ShardWork, store: ShardStore) -> tuple[ShardRecord, bool]:
-    record = store.find(job.key)
-    if record is not None:
-        return record, True
-    table = work.compute(job.name)
-    return store.save(job.key, job.name, table, work.schema_name), False
-
-
-def once_a_worker(load: Callable[P, T]) -> Callable[P, T]:
-    """Load a model once in every worker thread, one thread at a time.
-
-    A sampler keeps its place between steps, so two shards in flight must not share one; and
-    transformers' loading is not safe in two threads at once.
-    """
-    own, loading = threading.local(), threading.Lock()
-
-    @functools.wraps(load)
-    def loaded(*args: P.args, **kwargs: P.kwargs) -> T:
-        models: dict[Any, T] = own.__dict__.setdefault("models", {})
-        key = (args, tuple(sorted(kwargs.items())))
-        if key not in models:
-            with loading:
-                models[key] = load(*args, **kwargs)
-        return models[key]
-
-    return loaded
-
-
-def shard_store() -> ShardStore:
-    """The project's store of shards."""
-    return ShardStore(cache_root() / "shards")
-
-
-def compute_shards(jobs: Sequence[ShardJob], work: ShardWork) -> list[tuple[str, str, ShardRecord]]:
-    """Have every shard: reuse what the store holds, compute the rest.
-
-    Returns:
-        ``(key, name, record)`` in the jobs' order, as `ShardStore.publish` takes them.
-
-    Raises:
-        Exception: Whatever a shard's computation raised, after the others were tried.
-    """
-    store = shard_store()
-    futures = [_have_shard.submit(job, work, store) for job in jobs]
-    entries, reused, first_error = [], 0, None
-    progress = windows.Progress(f"{work.stage}: shards", len(jobs))
-    for job, future in zip(jobs, tqdm(futures, desc=work.stage, unit="shard"), strict=True):
-        try:
-            record, found = future.result()
-        except Exception as error:  # the other shards' work is kept
-            first_error = first_error or error
-            continue
-        reused += found
-        entries.append((job.key, job.name, record))
-        progress.advance()
-    if first_error is not None:
-        raise first_error
-    log.info("%s: %d shards, %d reused from the store", work.stage, len(jobs), reused)
-    _record_reuse(work.stage, len(jobs), reused)
-    return entries
-
-
-def have_training(key: str, output: Path, make: Callable[[Path], Path]) -> None:
-    """Publish a training: the finished one of this key, else a new or continued one.
-
-    Args:
-        key: From `tasks.provenance.computation_key`.
-        output: The stage's output folder.
-        make: Trains; given the folder for running checkpoints, in which an interrupted call left
-            its own, and returns the folder, below that one, that holds everything to keep.
-    """
-    store = TrainingStore(cache_root())
-    found = store.find(key) is not None
-    if found:
-        log.info("%s: this training is finished already", output)
-    else:
-        store.save(key, make(store.running(key)))
-    store.publish(key, output)
-    _record_reuse(output.as_posix(), 1, int(found))
-
-
-def _record_reuse(stage: str, shards: int, reused: int) -> None:
-    folder = cache_root() / "reuse"
-    folder.mkdir(parents=True, exist_ok=True)
-    name = os.environ.get("DVC_STAGE", stage)
-    record = {"stage": name, "shards": shards, "reused": reused}
-    atomic_write(folder / f"{name}.json", json.dumps(record).encode())

@@ -31,6 +31,7 @@ PACKAGES = ("flows", "tasks", "models")
 EXEMPT = frozenset(
     {
         "flows",
+        "flows.shards",
         "flows.stage",
         "flows.windows",
         "tasks",

@@ -20,7 +20,8 @@ from pathlib import Path
 import sys, time
 import pyarrow as pa
 from prefect import flow
-from flows.stage import ShardJob, ShardWork, compute_shards, run, shard_store
+from flows.shards import ShardJob, ShardWork, compute_shards, shard_store
+from flows.stage import run
 from tasks.errors import PedAlignError
 from tasks.schemas import CAPTIONED
 from tasks.shards import image_uid
