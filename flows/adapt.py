@@ -24,7 +24,7 @@ from tasks.inputs import Inputs
 from tasks.params import read_section
 from tasks.provenance import computation_key
 from tasks.runtime import device
-from tasks.shards import iter_tables, read_manifest
+from tasks.shards import iter_tables, location, read_manifest
 
 OUT = Path("data/checkpoints/dad")
 
@@ -49,7 +49,7 @@ def adapt() -> None:
     """Train unless this very training is finished, and publish."""
     section = read_section(AdaptParams, "adapt")
     diffusion = read_section(DiffusionParams, "diffusion")
-    target = Path(read_section(Inputs, "inputs").adapt)
+    target = location(read_section(Inputs, "inputs").adapt)
     key = computation_key(
         "adapt",
         inputs=[read_manifest(target).digest],

@@ -21,7 +21,7 @@ from tasks.pretrain import PretrainParams
 from tasks.pretrain import pretrain as train
 from tasks.provenance import computation_key, model_revision
 from tasks.runtime import device
-from tasks.shards import read_manifest
+from tasks.shards import location, read_manifest
 
 OUT = Path("data/checkpoints/pretrain")
 
@@ -38,7 +38,7 @@ def pretrain() -> None:
     """Train unless this very training is finished, and publish."""
     section = read_section(PretrainParams, "pretrain")
     inputs = read_section(Inputs, "inputs")
-    images, annotations = Path(inputs.pretrain_images), optional(inputs.pretrain_annotations)
+    images, annotations = location(inputs.pretrain_images), optional(inputs.pretrain_annotations)
     folders = [images, *([annotations] if annotations else [])]
     names = (
         {"init": section.init}

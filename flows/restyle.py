@@ -23,7 +23,7 @@ from tasks.params import read_section
 from tasks.provenance import computation_key, folder_digest
 from tasks.restyle import RestyleParams, open_restyler, restyle_table
 from tasks.runtime import device, runtime
-from tasks.shards import read_manifest, read_named
+from tasks.shards import location, read_manifest, read_named
 
 OUT = Path("data/restyled")
 SHEET_IMAGES = 10
@@ -59,7 +59,7 @@ def restyle() -> None:
     section = read_section(RestyleParams, "restyle")
     diffusion = read_section(DiffusionParams, "diffusion")
     inputs = read_section(Inputs, "inputs")
-    images, dad = Path(inputs.restyle), optional(inputs.dad)
+    images, dad = location(inputs.restyle), optional(inputs.dad)
     revisions = {} if section.mode == "none" else {"base": base_revision(diffusion)}
     if dad is not None and section.mode != "none":
         revisions["dad"] = folder_digest(dad)

@@ -12,7 +12,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -22,7 +22,8 @@ from prefect.cache_policies import NO_CACHE
 from tqdm import tqdm
 
 from flows import windows
-from tasks.runtime import cache_root
+from flows.workers import Workplace
+from tasks.runtime import cache_root, runtime
 from tasks.shards import ShardRecord, atomic_write
 from tasks.store import ShardStore, TrainingStore
 
@@ -48,15 +49,27 @@ class ShardWork:
     compute: Callable[[str], pa.Table]
     """From a shard's file name to its table. A partial of a module's function, so that it can be
     sent to another process."""
+    place: Workplace = field(default_factory=Workplace)
 
 
-@task(name="shard", task_run_name="{work.stage} {job.name}", cache_policy=NO_CACHE)
-def _have_shard(job: ShardJob, work: ShardWork, store: ShardStore) -> tuple[ShardRecord, bool]:
+def have_shard(job: ShardJob, work: ShardWork, store: ShardStore) -> tuple[ShardRecord, bool]:
+    """Have one shard in the store, wherever this runs.
+
+    Returns:
+        Its record, and whether it was there already.
+    """
+    work.place.enter()
     record = store.find(job.key)
     if record is not None:
         return record, True
     table = work.compute(job.name)
     return store.save(job.key, job.name, table, work.schema_name), False
+
+
+# Not a decorator: other processes find the plain function by its name.
+_shard = task(name="shard", task_run_name="{work.stage} {job.name}", cache_policy=NO_CACHE)(
+    have_shard
+)
 
 
 def once_a_worker(load: Callable[P, T]) -> Callable[P, T]:
@@ -81,7 +94,8 @@ def once_a_worker(load: Callable[P, T]) -> Callable[P, T]:
 
 def shard_store() -> ShardStore:
     """The project's store of shards."""
-    return ShardStore(cache_root() / "shards")
+    shared = runtime().store
+    return ShardStore(cache_root().resolve() / "shards", shared and f"{shared}/shards")
 
 
 def compute_shards(jobs: Sequence[ShardJob], work: ShardWork) -> list[tuple[str, str, ShardRecord]]:
@@ -94,7 +108,7 @@ def compute_shards(jobs: Sequence[ShardJob], work: ShardWork) -> list[tuple[str,
         Exception: Whatever a shard's computation raised, after the others were tried.
     """
     store = shard_store()
-    futures = [_have_shard.submit(job, work, store) for job in jobs]
+    futures = [_shard.submit(job, work, store) for job in jobs]
     entries, reused, first_error = [], 0, None
     progress = windows.Progress(f"{work.stage}: shards", len(jobs))
     for job, future in zip(jobs, tqdm(futures, desc=work.stage, unit="shard"), strict=True):
@@ -122,7 +136,7 @@ def have_training(key: str, output: Path, make: Callable[[Path], Path]) -> None:
         make: Trains; given the folder for running checkpoints, in which an interrupted call left
             its own, and returns the folder, below that one, that holds everything to keep.
     """
-    store = TrainingStore(cache_root())
+    store = TrainingStore(cache_root(), runtime().store)
     found = store.find(key) is not None
     if found:
         log.info("%s: this training is finished already", output)

@@ -8,6 +8,7 @@ memory, and turns a mistake that the user can mend into a paragraph and a non-ze
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import os
@@ -28,10 +29,9 @@ from prefect import Flow, tags, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.flow_engine import run_flow
-from prefect.futures import PrefectFuture
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
+from flows.workers import task_runner
 from tasks.errors import PedAlignError
 from tasks.params import PARAMS_FILE
 from tasks.runtime import cache_root, runtime, use_machine
@@ -73,16 +73,24 @@ def run(flow: Flow[..., Any], *outputs: Path, **arguments: Any) -> None:
             else:
                 log.warning("no Prefect server: task history is incomplete; `make ui` starts one")
             held.enter_context(tags(f"rebuild:{rebuild_name()}", f"stage:{stage}"))
-            # Prefect types its runners as invariant in their future.
-            runner = cast(
-                "TaskRunner[PrefectFuture[Any]]",
-                ThreadPoolTaskRunner(max_workers=runtime().workers),
-            )
-            flow = flow.with_options(flow_run_name=stage, task_runner=runner)
+            flow = imported(flow).with_options(flow_run_name=stage, task_runner=task_runner())
             _run_below_parent(flow, stage, arguments)
     except PedAlignError as error:
         sys.exit(f"{stage} stopped.\n{error}")
     _record_cost(stage, started)
+
+
+def imported(flow: Flow[..., Any]) -> Flow[..., Any]:
+    """The same flow under its module's own name.
+
+    ``python -m flows.WORD`` defines it in ``__main__``, which a worker in another process does not
+    have.
+    """
+    spec = sys.modules["__main__"].__spec__
+    if flow.fn.__module__ != "__main__" or spec is None:
+        return flow
+    module = importlib.import_module(spec.name)
+    return cast("Flow[..., Any]", getattr(module, flow.fn.__name__))
 
 
 def find_server() -> str | None:

@@ -20,3 +20,7 @@ class PedAlignError(Exception):
         """Build the message from its three parts."""
         self.found, self.rule, self.remedy = found, rule, remedy
         super().__init__(f"{found}\n  rule:   {rule}\n  remedy: {remedy}")
+
+    def __reduce__(self) -> tuple[type[PedAlignError], tuple[str, str, str]]:
+        """Pickle by the three parts, so that a worker's fault arrives whole."""
+        return type(self), (self.found, self.rule, self.remedy)

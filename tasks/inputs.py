@@ -1,7 +1,8 @@
 """Section ``inputs`` of params.yaml: the files and folders that stages read, by mode.
 
 DVC takes them as dependencies (``${inputs.NAME}`` in dvc.yaml), so a stage depends on what it uses
-in the chosen mode and on nothing else: `NOTHING` stands where it uses nothing from disk.
+in the chosen mode and on nothing else: `NOTHING` stands where it uses nothing from disk. A folder
+of shards may also lie on any location of fsspec and DVC, ``s3://bucket/mals`` for example.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tasks.params import params
+from tasks.shards import location
 
 NOTHING = "data/nothing"
 
@@ -43,4 +45,4 @@ class Inputs:
 
 def optional(path: str) -> Path | None:
     """The path, or None for `NOTHING`."""
-    return None if path == NOTHING else Path(path)
+    return None if path == NOTHING else location(path)

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tasks.schemas import OK
-from tasks.shards import item_seed, iter_tables, read_manifest
+from tasks.shards import item_seed, iter_tables, open_parquet, read_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -48,7 +48,7 @@ def fetch(folder: Path, uids: Iterable[str], columns: Sequence[str]) -> dict[str
     names = list(dict.fromkeys(["uid", *columns]))
     found: dict[str, Row] = {}
     for at, names_here in sorted(wanted.items()):
-        with pq.ParquetFile(folder / shards[at].name) as file:
+        with open_parquet(folder / shards[at].name) as file:
             for group in _row_groups(file, names_here):
                 table = file.read_row_group(group, columns=names)
                 here = pc.is_in(table["uid"], value_set=pa.array(sorted(names_here), pa.string()))

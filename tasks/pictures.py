@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from tasks.errors import PedAlignError
 from tasks.images import ImageError, decode
-from tasks.shards import read_manifest, read_shard
+from tasks.shards import open_parquet, read_manifest, read_shard
 
 CACHE_BYTES = 512 << 20
 _OPEN_FILES = 64
@@ -131,7 +131,7 @@ class Pictures:
             if len(self._files) >= _OPEN_FILES:
                 oldest, _ = self._files.pop(next(iter(self._files)))
                 oldest.close()
-            file = pq.ParquetFile(self.folder / self.records[shard].name)
+            file = open_parquet(self.folder / self.records[shard].name)
             meta = file.metadata
             rows = [meta.row_group(group).num_rows for group in range(meta.num_row_groups)]
             self._files[shard] = file, np.concatenate([[0], np.cumsum(rows)]).astype(np.int64)

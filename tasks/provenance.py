@@ -33,6 +33,7 @@ EXEMPT = frozenset(
         "flows",
         "flows.shards",
         "flows.stage",
+        "flows.workers",
         "flows.windows",
         "tasks",
         "tasks.errors",

@@ -7,9 +7,12 @@ counts are not among them: they change the last bits of a sum, so they are a par
 
 from __future__ import annotations
 
+import itertools
 import os
+import threading
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -28,6 +31,12 @@ class Runtime:
     workers: Positive = 2
     """Shards in flight at once, each with its own models. With one thread a model (the default
     profile) two workers use two cores, and no thread waits for another at a barrier."""
+    runner: Literal["threads", "processes", "dask"] = "threads"
+    """Where they work: threads or processes of the stage, or workers of a Dask cluster."""
+    dask: str = ""
+    """Address of a running Dask scheduler; empty starts ``workers`` of them on this machine."""
+    store: str = ""
+    """A shared store behind ``.cache``: any location of fsspec, ``s3://team/pedalign`` say."""
     batch_size: Positive = 64
     """Images a forward pass where the size cannot change a result beyond float noise."""
     port: Positive = 4200
@@ -65,8 +74,23 @@ def runtime() -> Runtime:
     return check_section(Runtime, read_yaml(path), "runtime", path)
 
 
+_claims = itertools.count()
+_own = threading.local()
+
+
+def claim_device(number: int | None = None) -> int:
+    """Number of the calling worker thread, for good: its GPU where a machine has several.
+
+    Args:
+        number: What to claim; None keeps the thread's own, or takes the next.
+    """
+    if number is not None or not hasattr(_own, "number"):
+        _own.number = next(_claims) if number is None else number
+    return int(_own.number)
+
+
 def device() -> torch.device:
-    """The device to compute on.
+    """The device to compute on; with several GPUs each worker thread has one of its own.
 
     Raises:
         PedAlignError: The device that runtime.yaml names is not there.
@@ -74,6 +98,8 @@ def device() -> torch.device:
     name = runtime().device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and torch.cuda.device_count() > 1:
+        name = f"cuda:{claim_device() % torch.cuda.device_count()}"
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
@@ -88,7 +114,12 @@ def device() -> torch.device:
 def use_machine(path: Path) -> MachineParams:
     """Set what decides the last bits of a result: threads and deterministic kernels."""
     machine = read_section(MachineParams, "machine", path)
-    torch.set_num_threads(machine.threads)
+    use_threads(machine.threads)
+    return machine
+
+
+def use_threads(threads: int) -> None:
+    """Set the threads of one torch operation, and deterministic kernels."""
+    torch.set_num_threads(threads)
     # Some CUDA kernels have no deterministic form: there torch says so instead of stopping.
     torch.use_deterministic_algorithms(mode=True, warn_only=True)
-    return machine

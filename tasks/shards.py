@@ -20,12 +20,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from upath import UPath
 
 from tasks.errors import PedAlignError
 from tasks.schemas import OK, SCHEMAS, conform
@@ -125,8 +126,30 @@ def partition(uids: Sequence[str], shard_rows: int) -> list[tuple[str, np.ndarra
 # ------------------------------------------------------------------ writing
 
 
+def location(text: str | Path) -> Path:
+    """A path on this machine, or what behaves like one: ``s3://bucket/shards``, ``memory://x``.
+
+    Whatever fsspec has a driver for; a driver that is not installed is named by its own error.
+    """
+    # UPath gives a true Path for local names and its own class, with Path's methods, for others.
+    return cast("Path", UPath(text))
+
+
+def is_local(path: Path) -> bool:
+    """Whether a location is on a file system of this machine."""
+    return isinstance(path, Path)
+
+
+def open_parquet(path: Path) -> pq.ParquetFile:
+    """Open a Parquet file at any location, for reading row groups."""
+    return pq.ParquetFile(path if is_local(path) else path.open("rb"))
+
+
 def atomic_write(path: Path, data: bytes) -> None:
     """Write a file so that it is either absent or whole, whenever the process dies."""
+    if not is_local(path):  # an object store shows an object when it is whole
+        path.write_bytes(data)
+        return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with temporary.open("wb") as sink:
         sink.write(data)
@@ -289,7 +312,8 @@ def read_shard(
             f"{MANIFEST} gives SHA-256 {record.digest[:12]}…",
             "restore it with dvc checkout --force, or delete the folder and run dvc repro",
         )
-    return pq.read_table(path, columns=list(columns) if columns is not None else None)
+    with path.open("rb") as source:
+        return pq.read_table(source, columns=list(columns) if columns is not None else None)
 
 
 def read_named(folder: Path, name: str, columns: Sequence[str] | None = None) -> pa.Table:

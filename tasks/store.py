@@ -7,7 +7,11 @@ is compared again before it is reused. Publishing links exactly the wanted entri
 stage's output and writes the manifest last, so an interrupted stage leaves no output and loses at
 most the shard in flight.
 
-Layout, in ``.cache``, which neither git nor DVC tracks::
+A second, shared store may stand behind the local one (runtime.yaml, ``store``): any location that
+fsspec can reach. What is computed goes to both; what is missing here is fetched from there, so
+workers on several machines, or colleagues, compute a shard once between them.
+
+Layout, in ``.cache``, which neither git nor DVC tracks, and the same in the shared store::
 
     shards/<key>.parquet   a finished shard      shards/<key>.json   its record
     runs/<key>/            a training's running checkpoints
@@ -37,6 +41,7 @@ from tasks.shards import (
     atomic_write,
     describe_shard,
     file_digest,
+    location,
     shard_bytes,
     write_manifest,
 )
@@ -50,37 +55,56 @@ class ShardStore:
 
     root: Path
     """Usually ``.cache/shards``."""
+    shared: str = ""
+    """Location of the store behind it, or empty; a text, so that a store can be sent anywhere."""
 
     def path(self, key: str) -> Path:
         """Where an entry's Parquet file is."""
         return self.root / f"{key}.parquet"
 
     def find(self, key: str) -> ShardRecord | None:
-        """Look an entry up and verify its content.
+        """Look an entry up, here and then in the shared store, and verify its content.
 
         Returns:
             The record, or None where the entry is absent or its bytes have changed; then it is
             removed, so that it is computed again.
         """
+        found = self._find_in(self.root, key)
+        if found is not None or not self.shared:
+            return found
+        behind = location(self.shared)
+        found = self._find_in(behind, key)
+        if found is not None:
+            self._put(self.root, key, (behind / f"{key}.parquet").read_bytes(), found)
+        return found
+
+    @staticmethod
+    def _find_in(root: Path, key: str) -> ShardRecord | None:
         try:
-            record = ShardRecord(**json.loads((self.root / f"{key}.json").read_bytes()))
+            record = ShardRecord(**json.loads((root / f"{key}.json").read_bytes()))
         except (FileNotFoundError, ValueError, TypeError):
             return None
-        path = self.path(key)
+        path = root / f"{key}.parquet"
         if path.exists() and file_digest(path) == record.digest:
             return record
         if path.exists():
-            log.warning("store entry %s… has changed on disk; it is computed again", key[:12])
+            log.warning("store entry %s… has changed in %s; it is computed again", key[:12], root)
             path.unlink()
         return None
 
+    @staticmethod
+    def _put(root: Path, key: str, data: bytes, record: ShardRecord) -> None:
+        """Write the file first, the record that makes it count last."""
+        root.mkdir(parents=True, exist_ok=True)
+        atomic_write(root / f"{key}.parquet", data)
+        atomic_write(root / f"{key}.json", json.dumps(asdict(record)).encode())
+
     def save(self, key: str, name: str, table: pa.Table, schema_name: str) -> ShardRecord:
-        """Store a finished shard: the file first, the record that makes it count last."""
-        self.root.mkdir(parents=True, exist_ok=True)
+        """Store a finished shard, in the shared store too where there is one."""
         data = shard_bytes(table, schema_name)
         record = describe_shard(name, table, data)
-        atomic_write(self.path(key), data)
-        atomic_write(self.root / f"{key}.json", json.dumps(asdict(record)).encode())
+        for root in (self.root, *([location(self.shared)] if self.shared else [])):
+            self._put(root, key, data, record)
         return record
 
     def read(self, key: str) -> pa.Table:
@@ -120,6 +144,8 @@ class TrainingStore:
 
     root: Path
     """Usually ``.cache``."""
+    shared: str = ""
+    """Location of the store behind it, or empty. Running checkpoints stay here."""
 
     def running(self, key: str) -> Path:
         """The folder for a training's running checkpoints; created."""
@@ -129,17 +155,41 @@ class TrainingStore:
 
     def find(self, key: str) -> Path | None:
         """The folder of a finished training whose files are as they were written, or None."""
-        folder, note = self.root / "trainings" / key, self.root / "trainings" / f"{key}.json"
-        if not note.exists() or not folder.exists():
-            return None
-        if json.loads(note.read_bytes())["digest"] == folder_digest(folder):
+        folder = self._find_in(self.root, key)
+        if folder is not None or not self.shared:
             return folder
-        log.warning("training %s… has changed on disk; it is trained again", key[:12])
-        shutil.rmtree(folder)
+        behind = self._find_in(location(self.shared), key)
+        if behind is None:
+            return None
+        fetched = self.root / "trainings" / f".{key}.{os.getpid()}.tmp"
+        copy_folder(behind, fetched)
+        return self._keep(key, fetched)
+
+    @staticmethod
+    def _find_in(root: Path, key: str) -> Path | None:
+        folder, note = root / "trainings" / key, root / "trainings" / f"{key}.json"
+        try:
+            digest = json.loads(note.read_bytes())["digest"]
+        except (FileNotFoundError, ValueError, KeyError):
+            return None
+        if folder.exists() and digest == folder_digest(folder):
+            return folder
+        log.warning("training %s… has changed in %s; it is trained again", key[:12], root)
+        note.unlink()
         return None
 
     def save(self, key: str, finished: Path) -> Path:
         """Move a finished training's folder into the store and drop its running checkpoints."""
+        folder = self._keep(key, finished)
+        if self.shared:
+            behind = location(self.shared) / "trainings"
+            copy_folder(folder, behind / key)
+            atomic_write(behind / f"{key}.json", (folder.parent / f"{key}.json").read_bytes())
+        shutil.rmtree(self.root / "runs" / key, ignore_errors=True)
+        return folder
+
+    def _keep(self, key: str, finished: Path) -> Path:
+        """Move a folder into the local store: its files first, the note that counts last."""
         folder = self.root / "trainings" / key
         folder.parent.mkdir(parents=True, exist_ok=True)
         if folder.exists():
@@ -147,7 +197,6 @@ class TrainingStore:
         note = json.dumps({"digest": folder_digest(finished)}).encode()
         finished.replace(folder)
         atomic_write(folder.parent / f"{key}.json", note)
-        shutil.rmtree(self.root / "runs" / key, ignore_errors=True)
         return folder
 
     def publish(self, key: str, folder: Path) -> None:
@@ -158,6 +207,15 @@ class TrainingStore:
         partial = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
         shutil.copytree(source, partial, copy_function=link_or_copy)
         partial.replace(folder)
+
+
+def copy_folder(source: Path, target: Path) -> None:
+    """Copy a folder's files between any two locations."""
+    for path in sorted(source.rglob("*")):
+        if path.is_file():
+            copy = target / path.relative_to(source).as_posix()
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            atomic_write(copy, path.read_bytes())
 
 
 def link_or_copy(source: str | Path, target: str | Path) -> str:
