@@ -23,7 +23,7 @@ from tasks.diffusion import DiffusionParams, base_revision
 from tasks.inputs import Inputs
 from tasks.params import read_section
 from tasks.provenance import computation_key
-from tasks.runtime import device
+from tasks.runtime import device, runtime
 from tasks.shards import iter_tables, location, read_manifest
 
 OUT = Path("data/checkpoints/dad")
@@ -37,7 +37,13 @@ def train(run_folder: Path, target: Path, diffusion: DiffusionParams, section: A
         window.reach(step / steps, f"loss {loss:.4f}")
 
     result = train_dad(
-        iter_tables(target), diffusion, section, run_folder, device(), progress=progress
+        iter_tables(target),
+        diffusion,
+        section,
+        run_folder,
+        device(),
+        checkpoint_seconds=runtime().checkpoint_seconds,
+        progress=progress,
     )
     shutil.copy(result.sheet, result.folder / "samples.png")
     write_curve(result.folder / "curve.csv", [{"loss": loss} for loss in result.losses])

@@ -35,6 +35,7 @@ def make(run_folder: Path, images: Path, section: FinetuneParams) -> Path:
         run_folder,
         device(),
         batch=runtime().batch_size,
+        checkpoint_seconds=runtime().checkpoint_seconds,
         progress=windows.Steps("finetune").show,
     )
 

@@ -20,7 +20,7 @@ from tasks.params import read_section
 from tasks.pretrain import PretrainParams
 from tasks.pretrain import pretrain as train
 from tasks.provenance import computation_key, model_revision
-from tasks.runtime import device
+from tasks.runtime import device, runtime
 from tasks.shards import location, read_manifest
 
 OUT = Path("data/checkpoints/pretrain")
@@ -29,7 +29,13 @@ OUT = Path("data/checkpoints/pretrain")
 def make(run_folder: Path, images: Path, annotations: Path | None, section: PretrainParams) -> Path:
     """Train, with a bar in the UI."""
     return train(
-        images, annotations, section, run_folder, device(), progress=windows.Steps("pretrain").show
+        images,
+        annotations,
+        section,
+        run_folder,
+        device(),
+        checkpoint_seconds=runtime().checkpoint_seconds,
+        progress=windows.Steps("pretrain").show,
     )
 
 

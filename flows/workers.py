@@ -1,16 +1,17 @@
-"""Who computes a stage's shards: threads, processes, or a Dask cluster (runtime.yaml, ``runner``).
+"""Who computes a stage's shards: threads, processes, Dask or Ray (runtime.yaml, ``runner``).
 
 Prefect's task runners do the work of handing out; this module picks one and makes a worker in
-another process stand where the stage stands: same folder, same threads, and an end when the stage
-ends. Workers on other machines need this project at the same commit and path, its environment, and
-either a shared file system or the shared store of runtime.yaml.
+another process stand where the stage stands: same folder, same threads, same code and libraries,
+and an end when the stage ends. docs/many-devices.md says what workers on other machines need.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import multiprocessing
 import os
+import platform
 import re
 import threading
 import uuid
@@ -20,22 +21,32 @@ from typing import Any, cast
 
 import torch
 from prefect.futures import PrefectFuture
+from prefect.server.api.server import SubprocessASGIServer
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 
 from tasks.errors import PedAlignError
-from tasks.runtime import claim_device, runtime, use_threads
+from tasks.provenance import PACKAGES, ROOT, library_versions
+from tasks.runtime import claim_device, device, runtime, use_threads
 
 Runner = TaskRunner[PrefectFuture[Any]]
 
-_entered: set[str] = set()
-"""Workplaces that this process stands in: its own, or those that it was sent."""
+# What computes pixels, features and Parquet bytes, in whichever stage.
+LIBRARIES = (
+    "diffusers", "numpy", "pillow", "pyarrow", "safetensors", "scipy", "spacy", "tokenizers",
+    "torch", "transformers",
+)  # fmt: skip
+
+_HERE = uuid.uuid4().hex
+"""This process, among all of a cluster's."""
+_entered = {_HERE}
+"""The stages' processes whose workplace this process stands in: its own, and those it works for."""
 
 
 def task_runner() -> Runner:
     """The task runner that runtime.yaml asks for.
 
     Raises:
-        PedAlignError: Dask is asked for and not installed.
+        PedAlignError: Dask or Ray is asked for and not installed.
     """
     chosen = runtime()
     # Prefect types its runners as invariant in their future.
@@ -43,44 +54,91 @@ def task_runner() -> Runner:
         return cast("Runner", ThreadPoolTaskRunner(max_workers=chosen.workers))
     if chosen.runner == "processes":
         return cast("Runner", ProcessPoolTaskRunner(max_workers=chosen.workers))
+    made = _dask if chosen.runner == "dask" else _ray
     try:
-        from prefect_dask.task_runners import DaskTaskRunner
+        return made(chosen.cluster, chosen.workers)
     except ImportError as error:
         raise PedAlignError(
-            "runtime.yaml: `runner` is dask, and prefect-dask is not installed",
-            "Dask is an extra of this project",
-            "pip install 'pedalign[dask]', or set runner to threads",
+            f"runtime.yaml: `runner` is {chosen.runner}, and prefect-{chosen.runner} is missing",
+            "clusters are extras of this project",
+            f"pip install 'pedalign[{chosen.runner}]', or set runner to threads",
         ) from error
-    if chosen.dask:
-        return cast("Runner", DaskTaskRunner(address=chosen.dask))
+
+
+def _dask(address: str, workers: int) -> Runner:
+    # Every start and end of a connection is news to Dask; set before its import, for workers too.
+    os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "warning")
+    from prefect_dask.task_runners import DaskTaskRunner
+
+    if address:
+        return cast("Runner", DaskTaskRunner(address=address))
     # One thread a worker: each holds its own model. No dashboard: it would want a port.
-    local = {"n_workers": chosen.workers, "threads_per_worker": 1, "dashboard_address": None}
+    local = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": None}
     return cast("Runner", DaskTaskRunner(cluster_kwargs=local))
+
+
+def _ray(address: str, workers: int) -> Runner:
+    from prefect_ray.task_runners import RayTaskRunner
+
+    if address:
+        return cast("Runner", RayTaskRunner(address=address))
+    local = {"num_cpus": workers, "include_dashboard": False}
+    return cast("Runner", RayTaskRunner(init_kwargs=local))
+
+
+def server_for_workers() -> str | None:
+    """Start a short-lived Prefect server that workers in other processes can share with the stage.
+
+    Returns:
+        Its API, or None where threads work, which share the stage's own. It ends with this process.
+    """
+    if runtime().runner == "threads":
+        return None
+    server = SubprocessASGIServer()
+    server.start()
+    return server.api_url
+
+
+def _code() -> str:
+    text = hashlib.sha256()
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            text.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
+    return text.hexdigest()[:12]
+
+
+# Read at import: a worker that lives through an edit still runs the old code.
+_CODE = _code()
+
+
+def surroundings() -> dict[str, str]:
+    """Name what computes here, so that a worker can be compared with its stage."""
+    return {
+        "the project's code": _CODE,
+        "the device": device().type,
+        "the processor": platform.machine(),
+        **library_versions(*LIBRARIES),
+    }
 
 
 @dataclass(frozen=True)
 class Workplace:
-    """Where a stage computes; sent along with every shard."""
+    """Where a stage computes, and with what; sent along with every shard."""
 
     folder: str = field(default_factory=lambda: str(Path.cwd()))
     threads: int = field(default_factory=torch.get_num_threads)
-    token: str = field(default_factory=lambda: uuid.uuid4().hex)
-
-    def __post_init__(self) -> None:
-        """Note that the process that makes it stands in it."""
-        _entered.add(self.token)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Send the fields alone, so that the receiving process has not entered."""
-        return _received, (self.folder, self.threads, self.token)
+    surroundings: dict[str, str] = field(default_factory=surroundings)
+    origin: str = _HERE
+    """The stage's process."""
 
     def enter(self) -> None:
         """Stand where the stage stands; does nothing in the stage's own process.
 
         Raises:
-            PedAlignError: This machine does not have the project's folder.
+            PedAlignError: This machine does not have the project's folder, or computes with other
+                code, libraries or another class of device than the key of the shard names.
         """
-        if self.token in _entered:
+        if self.origin in _entered:
             return
         if not Path(self.folder).is_dir():
             raise PedAlignError(
@@ -89,19 +147,27 @@ class Workplace:
                 "share the project's folder with that machine under the same path",
             )
         os.chdir(self.folder)
+        runtime.cache_clear()
+        self._compare()
         use_threads(self.threads)
         claim_device(_worker_number())
         if (parent := multiprocessing.parent_process()) is not None:
             threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-        _entered.add(self.token)
+        _entered.add(self.origin)
 
-
-def _received(folder: str, threads: int, token: str) -> Workplace:
-    known = token in _entered
-    place = Workplace(folder=folder, threads=threads, token=token)
-    if not known:
-        _entered.discard(token)
-    return place
+    def _compare(self) -> None:
+        here = surroundings()
+        differing = [
+            f"{name} is {here[name]}, the stage's {theirs}"
+            for name, theirs in self.surroundings.items()
+            if here[name] != theirs
+        ]
+        if differing:
+            raise PedAlignError(
+                f"a worker on {os.uname().nodename} would give other bytes: {'; '.join(differing)}",
+                "a shard's key names code, libraries and device, so all workers have the same",
+                "give the worker the stage's commit and constraints.txt, and start it again",
+            )
 
 
 def _end_with(parent: Any) -> None:

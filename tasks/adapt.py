@@ -19,6 +19,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -112,7 +113,7 @@ def train_dad(
     run_folder: Path,
     device: torch.device | str = "cpu",
     *,
-    checkpoint_every: int = 200,
+    checkpoint_seconds: float = 30.0,
     progress: Callable[[int, int, float], None] | None = None,
 ) -> AdaptResult:
     """Train the DaD ControlNet, from the start or from the run folder's newest checkpoint.
@@ -124,7 +125,7 @@ def train_dad(
         run_folder: Belongs to this training alone (same data, parameters and code); holds the
             cache, the running checkpoint, the samples and, last, the finished ControlNet.
         device: Where to compute.
-        checkpoint_every: Steps between checkpoints; changes no result.
+        checkpoint_seconds: Wall time between checkpoints; changes no result.
         progress: Called with step, steps and loss, after every step.
 
     Returns:
@@ -138,6 +139,7 @@ def train_dad(
     objective = DaDObjective(base, new_controlnet(base, section.seed), diffusion.size)
     loop = _Loop(objective, data, section, base.device)
     loop.resume(run_folder / "running.pt")
+    saved = time.monotonic()
     marks = {0: "before", loop.steps // 2: "halfway", loop.steps: "after"}
     with tqdm(total=loop.steps, initial=loop.step, desc="adapt", unit="step") as bar:
         while True:
@@ -150,8 +152,9 @@ def train_dad(
                 progress(loop.step, loop.steps, loss)
             bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
             bar.update()
-            if loop.step % checkpoint_every == 0 and loop.step < loop.steps:
+            if time.monotonic() - saved >= checkpoint_seconds and loop.step < loop.steps:
                 loop.save(run_folder / "running.pt")
+                saved = time.monotonic()
     folder = run_folder / "controlnet"
     partial = run_folder / f".controlnet.{os.getpid()}.tmp"
     loop.finished().save_pretrained(partial)

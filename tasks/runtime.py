@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 
 from tasks.errors import PedAlignError
-from tasks.params import Positive, check_section, params, read_section, read_yaml
+from tasks.params import Positive, PositiveFloat, check_section, params, read_section, read_yaml
 
 RUNTIME_FILE = "runtime.yaml"
 
@@ -31,14 +31,16 @@ class Runtime:
     workers: Positive = 2
     """Shards in flight at once, each with its own models. With one thread a model (the default
     profile) two workers use two cores, and no thread waits for another at a barrier."""
-    runner: Literal["threads", "processes", "dask"] = "threads"
-    """Where they work: threads or processes of the stage, or workers of a Dask cluster."""
-    dask: str = ""
-    """Address of a running Dask scheduler; empty starts ``workers`` of them on this machine."""
+    runner: Literal["threads", "processes", "dask", "ray"] = "threads"
+    """Where they work: threads or processes of the stage, or workers of a Dask or Ray cluster."""
+    cluster: str = ""
+    """Address of a running Dask or Ray cluster; empty starts ``workers`` on this machine."""
     store: str = ""
     """A shared store behind ``.cache``: any location of fsspec, ``s3://team/pedalign`` say."""
     batch_size: Positive = 64
     """Images a forward pass where the size cannot change a result beyond float noise."""
+    checkpoint_seconds: PositiveFloat = 30.0
+    """Time between a training's running checkpoints: what a kill can cost."""
     port: Positive = 4200
     """Where the Prefect server listens."""
 

@@ -145,7 +145,7 @@ def test_training_lowers_the_loss_and_leaves_a_controlnet_and_a_sheet(diffusion,
 @pytest.mark.parametrize("ema", [0.0, 0.9])
 def test_a_killed_training_ends_with_the_same_weights(diffusion, tmp_path, monkeypatch, ema):
     section = dataclasses.replace(PARAMS, epochs=7, ema=ema)
-    whole = train_dad([target()], diffusion, section, tmp_path / "whole", checkpoint_every=2)
+    whole = train_dad([target()], diffusion, section, tmp_path / "whole", checkpoint_seconds=0)
 
     def die(step: int, steps: int, loss: float) -> None:
         if step == 5:
@@ -153,11 +153,11 @@ def test_a_killed_training_ends_with_the_same_weights(diffusion, tmp_path, monke
 
     with pytest.raises(KeyboardInterrupt):
         train_dad(
-            [target()], diffusion, section, tmp_path / "cut", checkpoint_every=2, progress=die
+            [target()], diffusion, section, tmp_path / "cut", checkpoint_seconds=0, progress=die
         )
     steps: list[int] = []
     resumed = train_dad(
-        [], diffusion, section, tmp_path / "cut", checkpoint_every=2,
+        [], diffusion, section, tmp_path / "cut", checkpoint_seconds=0,
         progress=lambda step, *_: steps.append(step),
     )  # fmt: skip
     assert steps == [5, 6, 7]  # the checkpoint of step 4 was whole

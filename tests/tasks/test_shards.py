@@ -11,18 +11,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.errors import PedAlignError
+from tasks.lookup import fetch
 from tasks.schemas import CAPTIONED, conform
 from tasks.shards import (
     MANIFEST,
     image_uid,
+    is_local,
     item_seed,
     iter_tables,
     join_side,
+    location,
     partition,
     read_manifest,
     read_shard,
     write_folder,
 )
+from tasks.store import copy_folder
 
 uid_lists = st.lists(st.integers(0, 2**64 - 1).map(lambda n: f"{n:016x}"), unique=True)
 
@@ -111,6 +115,23 @@ def test_a_folder_comes_back_as_it_was_and_has_the_same_bytes(tmp_path: Path) ->
         assert all(groups.row_group(i).num_rows <= 64 for i in range(groups.num_row_groups))
     assert (tmp_path / "a" / MANIFEST).read_bytes() == (tmp_path / "b" / MANIFEST).read_bytes()
     assert read_manifest(tmp_path / "a").counts == {"ok": 300}
+
+
+def test_a_folder_on_another_file_system_reads_the_same(tmp_path: Path) -> None:
+    uids = uids_of(40)
+    write_folder(tmp_path, [captions(uids)], "captioned", {"method": "prompt"}, shard_rows=8)
+    elsewhere = location("memory://team/captioned")
+    copy_folder(tmp_path, elsewhere)
+    assert isinstance(location(str(tmp_path)), Path)
+    assert is_local(location("data"))
+    assert not is_local(elsewhere)
+    here, there = read_manifest(tmp_path), read_manifest(elsewhere)
+    assert there == here
+    assert pa.concat_tables(iter_tables(elsewhere)) == pa.concat_tables(iter_tables(tmp_path))
+    assert fetch(elsewhere, uids[3:5], ["captions"]) == fetch(tmp_path, uids[3:5], ["captions"])
+    (elsewhere / there.shards[0].name).write_bytes(b"PAR1")
+    with pytest.raises(PedAlignError, match=there.shards[0].name):
+        read_shard(elsewhere, there.shards[0])
 
 
 def test_reasons_are_counted(tmp_path: Path) -> None:

@@ -1,0 +1,72 @@
+"""What a kill of DVC itself can leave broken, kept whole or put back.
+
+DVC streams dvc.lock into the open file after every stage, so a kill in that moment (about 0.2 s a
+stage) leaves a file that is no YAML, and DVC's next command stops at it. A kill while it writes its
+run cache can leave an empty folder there, at which a later ``dvc repro`` stops. A stage keeps a
+copy of dvc.lock when it starts; ``python -m flows.repro`` mends both before it starts DVC, and
+``python -m flows.mending`` alone for those who call ``dvc`` themselves. What the older dvc.lock
+lacks comes back from DVC's run cache: nothing is computed again.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from tasks.errors import PedAlignError
+from tasks.shards import atomic_write
+
+LOCK = Path("dvc.lock")
+WHOLE = Path(".dvc/tmp/dvc.lock.whole")
+"""The copy: in each workspace's own scratch folder, so that experiments keep theirs apart."""
+RUNS = Path(".dvc/cache/runs")
+
+
+def keep_lock() -> None:
+    """Copy dvc.lock. For a stage that DVC started: DVC has just read the file, so it is whole."""
+    if LOCK.exists() and WHOLE.parent.exists():
+        atomic_write(WHOLE, LOCK.read_bytes())
+
+
+def mend() -> list[str]:
+    """Put a broken dvc.lock back and drop empty folders of the run cache.
+
+    Returns:
+        What was mended, a sentence each.
+
+    Raises:
+        PedAlignError: dvc.lock is broken and there is no copy.
+    """
+    done = []
+    if LOCK.exists() and not _is_whole(LOCK):
+        if not (WHOLE.exists() and _is_whole(WHOLE)):
+            raise PedAlignError(
+                "dvc.lock is cut off, and there is no copy of it",
+                "a kill while DVC writes it leaves part of it",
+                "git checkout dvc.lock; the next rebuild takes the rest from DVC's run cache",
+            )
+        atomic_write(LOCK, WHOLE.read_bytes())
+        done.append("dvc.lock was cut off by a kill; the copy of the last stage's start is back")
+    for folder in sorted(RUNS.glob("*/*")):
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+            done.append(f"an empty entry of DVC's run cache is gone: {folder.name[:12]}…")
+    return done
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether DVC can read it. Cut between two stages it lacks some, which DVC gets back itself."""
+    try:
+        return isinstance(YAML(typ="safe").load(path), dict)
+    except (YAMLError, UnicodeDecodeError):
+        return False
+
+
+if __name__ == "__main__":
+    try:
+        print("\n".join(mend()) or "nothing to mend")
+    except PedAlignError as error:
+        sys.exit(str(error))

@@ -1,0 +1,63 @@
+"""A dvc.lock cut off at any byte is put back; DVC's empty run-cache folders go."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from flows import mending
+from tasks.errors import PedAlignError
+
+ROOT = Path(__file__).resolve().parents[2]
+WHOLE = (ROOT / "dvc.lock").read_bytes()[:3000].rpartition(b"\n  ingest")[0] or b"schema: '2.0'\n"
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / ".dvc" / "tmp").mkdir(parents=True)
+    (tmp_path / "dvc.lock").write_bytes(WHOLE)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(cut=st.integers(0, len(WHOLE) - 1))
+def test_a_cut_off_lock_is_read_or_put_back(workspace: Path, cut: int) -> None:
+    lock = workspace / "dvc.lock"
+    lock.write_bytes(WHOLE)
+    mending.keep_lock()
+    lock.write_bytes(WHOLE[:cut])
+    told = mending.mend()
+    # Either DVC can read the rest as a shorter lock, or the copy is back.
+    assert lock.read_bytes() == (WHOLE if told else WHOLE[:cut])
+    assert mending.mend() == []
+
+
+def test_an_empty_lock_is_put_back(workspace: Path) -> None:
+    mending.keep_lock()
+    (workspace / "dvc.lock").write_bytes(b"")
+    assert len(mending.mend()) == 1
+    assert (workspace / "dvc.lock").read_bytes() == WHOLE
+
+
+def test_without_a_copy_the_remedy_is_named(workspace: Path) -> None:
+    (workspace / "dvc.lock").write_bytes(b"schema: '2.0'\nstages:\n  a: {cmd")
+    with pytest.raises(PedAlignError, match=r"git checkout dvc\.lock"):
+        mending.mend()
+
+
+def test_empty_folders_of_the_run_cache_go(workspace: Path) -> None:
+    empty, full = (workspace / ".dvc" / "cache" / "runs" / "ab" / name for name in ("abc", "abd"))
+    empty.mkdir(parents=True)
+    full.mkdir()
+    (full / "entry").write_text("kept")
+    assert len(mending.mend()) == 1
+    assert not empty.exists()
+    assert (full / "entry").exists()
+
+
+def test_nothing_to_mend_and_nothing_to_keep(workspace: Path) -> None:
+    (workspace / "dvc.lock").unlink()
+    mending.keep_lock()
+    assert mending.mend() == []
