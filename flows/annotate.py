@@ -84,7 +84,10 @@ def _show(name: str) -> None:
     images = {r["uid"]: r["image"] for r in read_named(IMAGES, name, ["uid", "image"]).to_pylist()}
     drawn = [draw_regions(decode(images[row["uid"]]), row) for row in rows]
     if drawn:
-        windows.sheet("annotated", [("regions", drawn)], "A box for each phrase")
+        # Two rows, so that the words at the boxes can be read.
+        half = (len(drawn) + 1) // 2
+        rows_of_images = [("regions", drawn[:half]), ("", drawn[half:])]
+        windows.sheet("annotated", rows_of_images, "A box for each phrase")
 
 
 if __name__ == "__main__":

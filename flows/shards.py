@@ -110,7 +110,7 @@ def compute_shards(jobs: Sequence[ShardJob], work: ShardWork) -> list[tuple[str,
     store = shard_store()
     futures = [_shard.submit(job, work, store) for job in jobs]
     entries, reused, first_error = [], 0, None
-    progress = windows.Progress(f"{work.stage}: shards", len(jobs))
+    progress = windows.Progress(f"{work.stage}: {len(jobs)} shards", len(jobs))
     for job, future in zip(jobs, tqdm(futures, desc=work.stage, unit="shard"), strict=True):
         try:
             record, found = future.result()

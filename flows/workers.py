@@ -21,7 +21,6 @@ from typing import Any, cast
 
 import torch
 from prefect.futures import PrefectFuture
-from prefect.server.api.server import SubprocessASGIServer
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 
 from tasks.errors import PedAlignError
@@ -94,6 +93,9 @@ def server_for_workers() -> str | None:
     """
     if runtime().runner == "threads":
         return None
+    # The whole of Prefect's server: two seconds that other stages need not wait.
+    from prefect.server.api.server import SubprocessASGIServer
+
     server = SubprocessASGIServer()
     server.start()
     return server.api_url

@@ -368,6 +368,9 @@ def save_base(
         requires_safety_checker=False,
     ).save_pretrained(out, safe_serialization=True)
     tokenizer.backend_tokenizer.model.save(str(out / "tokenizer"))  # vocab.json and merges.txt
+    config = out / "vae" / "config.json"  # diffusers notes the folder that it came from
+    kept = {k: v for k, v in json.loads(config.read_text()).items() if k != "_name_or_path"}
+    config.write_text(json.dumps(kept, indent=2) + "\n")
     (out / "training.json").write_text(json.dumps(record, indent=1) + "\n")
     for weights in out.rglob("*.safetensors"):
         weights.chmod(0o644)
@@ -394,7 +397,12 @@ def main(arguments: list[str] | None = None) -> None:
                 unet_lr=1e-3)  # fmt: skip
     args.work.mkdir(parents=True, exist_ok=True)
     pool, captions = draw_pool(plan, args.work)
-    tokenizer = train_tokenizer(text for texts in captions for text in texts)
+    # Kept: the trainer numbers its tokens in another order at each run, and a resumed text encoder
+    # would read other words.
+    words = args.work / "tokenizer"
+    if not words.exists():
+        train_tokenizer(text for texts in captions for text in texts).save_pretrained(words)
+    tokenizer = CLIPTokenizer.from_pretrained(words)
     vae, vae_loss = train_vae(pool, plan, args.work)
     torch.manual_seed(plan.seed + 3)
     modules = nn.ModuleDict({"unet": new_unet(), "text": new_text_encoder(tokenizer)})
