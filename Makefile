@@ -21,7 +21,7 @@ repro: setup ## Rebuild everything that has changed, watched by Prefect
 	$(BIN)/python -m flows.repro
 
 ui: setup ## Start the Prefect server; with it up, `dvc repro` shows there
-	$(BIN)/prefect server start --port $$($(BIN)/python -c 'from tasks.runtime import runtime; print(runtime().port)')
+	PREFECT_SERVER_API_PORT=$$($(BIN)/python -c 'from tasks.runtime import runtime; print(runtime().port)') $(BIN)/prefect server start
 
 test: setup ## Run the tests, those with real DVC included
 	$(BIN)/python -m pytest

@@ -67,6 +67,7 @@ def adapt() -> None:
     )
     make = partial(train, target=target, diffusion=diffusion, section=section)
     have_training(key, OUT, make)
+    windows.losses("adapt", OUT)
     windows.picture(
         "dad-samples",
         Image.open(OUT / "samples.png"),

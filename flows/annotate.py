@@ -52,7 +52,13 @@ def find(name: str, section: AnnotateParams) -> pa.Table:
 def annotate() -> None:
     """Annotate every shard and publish."""
     section = read_section(AnnotateParams, "annotate")
-    revisions = {"parser": f"{section.parser} {_parser(section.parser).meta['version']}"}
+    # A folder counts by its files, an installed pipeline by its version.
+    parser = (
+        model_revision(section.parser)
+        if Path(section.parser).is_dir()
+        else f"{section.parser} {_parser(section.parser).meta['version']}"
+    )
+    revisions = {"parser": parser}
     if section.proposer != EMBEDDED:
         revisions["proposer"] = model_revision(section.proposer)
     captioned = {shard.name: shard.digest for shard in read_manifest(CAPTIONED).shards}

@@ -14,7 +14,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from tasks.provenance import ROOT, closure, module_path
+from tasks.provenance import PACKAGES, ROOT, closure, data_files, module_path
 
 DVC_FILE = ROOT / "dvc.yaml"
 _yaml = YAML()
@@ -29,14 +29,20 @@ def stages(dvc: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def code_of(stage: str) -> list[str]:
-    """List the files that a stage's flow imports and that can change its bytes, sorted."""
-    paths = (module_path(name) for name in closure(f"flows.{stage}"))
-    return sorted(path.relative_to(ROOT).as_posix() for path in paths if path is not None)
+    """List the files that a stage's flow imports or reads and that can change its bytes, sorted."""
+    names = closure(f"flows.{stage}")
+    paths = [path for name in names if (path := module_path(name)) is not None]
+    paths += [file for name in names for file in data_files(name)]
+    return sorted({path.relative_to(ROOT).as_posix() for path in paths})
 
 
 def declared(body: dict[str, Any]) -> list[str]:
-    """List the Python files among a stage's deps."""
-    return sorted(str(dep) for dep in body["deps"] if str(dep).endswith(".py"))
+    """List the files of this project's packages among a stage's deps."""
+    return sorted(str(dep) for dep in body["deps"] if _is_code(str(dep)))
+
+
+def _is_code(dep: str) -> bool:
+    return dep.startswith(tuple(f"{package}/" for package in PACKAGES)) and (ROOT / dep).is_file()
 
 
 def main(*, write: bool) -> int:
@@ -50,7 +56,7 @@ def main(*, write: bool) -> int:
         wrong += 1
         missing, spare = sorted(set(needed) - set(listed)), sorted(set(listed) - set(needed))
         print(f"{name}: add {missing}, drop {spare}")
-        data = [dep for dep in body["deps"] if not str(dep).endswith(".py")]
+        data = [dep for dep in body["deps"] if not _is_code(str(dep))]
         body["deps"][:] = [*data, *needed]
     if write and wrong:
         with DVC_FILE.open("w", encoding="utf-8") as sink:

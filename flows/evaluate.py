@@ -45,6 +45,7 @@ def evaluate(name: str) -> None:
         )
     ]
     windows.table(f"eval-{name}", rows, f"{name}: percent over {found.queries.num_rows} queries")
+    windows.rank_lists(name, OUT / name, Path(section.images))
 
 
 if __name__ == "__main__":

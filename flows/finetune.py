@@ -15,6 +15,7 @@ from prefect import flow
 from flows import windows
 from flows.shards import have_training
 from flows.stage import run
+from tasks.eda import lexicon_revision
 from tasks.finetune import FinetuneParams
 from tasks.finetune import finetune as train
 from tasks.params import read_section
@@ -50,11 +51,15 @@ def finetune(dataset: str) -> None:
         inputs=[read_manifest(images).digest],
         params=section,
         code=["tasks.finetune"],
-        revisions={"start": folder_digest(START)},
+        revisions={
+            "start": folder_digest(START),
+            "synonyms": lexicon_revision(section.synonyms),
+        },
         libraries=["numpy", "pillow", "safetensors", "tokenizers", "torch", "transformers"],
         device=device().type,
     )
     have_training(key, OUT / dataset, partial(make, images=images, section=section))
+    windows.losses(f"finetune@{dataset}", OUT / dataset)
 
 
 if __name__ == "__main__":

@@ -6,12 +6,19 @@ run cache can leave an empty folder there, at which a later ``dvc repro`` stops.
 copy of dvc.lock when it starts; ``python -m flows.repro`` mends both before it starts DVC, and
 ``python -m flows.mending`` alone for those who call ``dvc`` themselves. What the older dvc.lock
 lacks comes back from DVC's run cache: nothing is computed again.
+
+``python -m flows.mending`` also looks for bytes that have changed on disk. DVC takes the objects of
+its cache on trust, and an output is a hard link to its object: a bit that flips flips in both, and
+DVC would put the same bytes back.
 """
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from pathlib import Path
+
+from tqdm import tqdm
 
 from tasks.errors import PedAlignError
 from tasks.shards import atomic_write
@@ -20,6 +27,8 @@ LOCK = Path("dvc.lock")
 WHOLE = Path(".dvc/tmp/dvc.lock.whole")
 """The copy: in each workspace's own scratch folder, so that experiments keep theirs apart."""
 RUNS = Path(".dvc/cache/runs")
+OBJECTS = Path(".dvc/cache/files/md5")
+DATA = Path("data")
 
 
 def keep_lock() -> None:
@@ -54,6 +63,30 @@ def mend() -> list[str]:
     return done
 
 
+def drop_changed() -> list[str]:
+    """Remove DVC's objects whose bytes are not what their names say, and outputs linked to them.
+
+    The next rebuild has DVC run their stages, which take what they made from the store.
+
+    Returns:
+        What was removed, a sentence each.
+    """
+    changed, done = set[int](), []
+    for path in tqdm(sorted(OBJECTS.glob("??/*")), desc="DVC's objects", unit="file"):
+        with path.open("rb") as source:
+            found = hashlib.file_digest(source, "md5").hexdigest()
+        name = path.parent.name + path.name.removesuffix(".dir")
+        if found != name:
+            changed.add(path.stat().st_ino)
+            path.unlink()
+            done.append(f"an object of DVC's cache had changed and is gone: {name[:12]}…")
+    for path in sorted(DATA.rglob("*")) if changed else ():
+        if path.is_file() and path.stat().st_ino in changed:
+            path.unlink()
+            done.append(f"{path} had the same bytes and is gone too; dvc repro brings it back")
+    return done
+
+
 def _is_whole(path: Path) -> bool:
     """Whether DVC can read it. Cut between two stages it lacks some, which DVC gets back itself."""
     # Stages import this module for its other half, and wait for DVC's import in vain.
@@ -71,6 +104,6 @@ def _is_whole(path: Path) -> bool:
 
 if __name__ == "__main__":
     try:
-        print("\n".join(mend()) or "nothing to mend")
+        print("\n".join([*mend(), *drop_changed()]) or "nothing to mend")
     except PedAlignError as error:
         sys.exit(str(error))

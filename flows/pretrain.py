@@ -61,6 +61,7 @@ def pretrain() -> None:
         device=device().type,
     )
     have_training(key, OUT, partial(make, images=images, annotations=annotations, section=section))
+    windows.losses("pretrain", OUT)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,9 @@ def report() -> None:
     for path in sorted(OUT.glob("*.png")):
         with Image.open(path) as picture:
             picture.thumbnail((1600, 1600))
-            windows.picture(f"report-{path.stem}".replace("_", "-"), picture, path.stem)
+            windows.picture(
+                f"report-{path.stem}", picture, path.stem.replace("-", " ").capitalize()
+            )
 
 
 if __name__ == "__main__":

@@ -2,34 +2,53 @@
 
 Starts a Prefect server unless one is up, opens one parent flow run and runs ``dvc repro`` below
 it, so that every stage is a child of that run; at the end it prints what each stage cost and where
-to look. The server that it started ends with it; ``make ui`` keeps one up.
+to look. ``python -m flows.repro exp run -S ...`` does the same for an experiment. The server that
+it started ends with it, and so does all the rest, also after SIGKILL (`flows.guard`); ``make ui``
+keeps one up.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
+from uuid import UUID
 
-from prefect import flow, tags
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State
+from prefect.flow_engine import run_flow
+from prefect.logging.handlers import APILogWorker
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Completed, Failed
 from rich.console import Console
 from rich.table import Table
 
-from flows import windows
+from flows import faults, guard, liveness, mending, windows
 from flows.stage import GROUP_VARIABLE, PARENT_VARIABLE, find_server
+from tasks.errors import PedAlignError
 from tasks.runtime import cache_root, runtime
 
-SKIPPED = ("didn't change, skipping", "is cached - skipping run")
+SKIPPED = (
+    (re.compile(r"Stage '([^']+)' didn't change, skipping"), "nothing it depends on has changed"),
+    (re.compile(r"Stage '([^']+)' is cached - skipping run"), "DVC has this result already"),
+)
+RUNNING = re.compile(r"Running stage '([^']+)'")
+EXPERIMENTS = re.compile(r"Ran experiment\(s\): (.+)")
 REPORT = Path("data/reports/report/index.html")
 console = Console()
+log = logging.getLogger("flows.repro")  # also where it runs as __main__
 
 
 @contextlib.contextmanager
@@ -48,64 +67,184 @@ def server() -> Iterator[str]:
             env=environment,
             stdout=sink,
             stderr=subprocess.STDOUT,
+            # Ctrl-C is for the stages; the server has to live on to hear of it.
+            start_new_session=True,
         )
         try:
             deadline = time.monotonic() + 60
             while not (url := find_server()):
                 if process.poll() is not None or time.monotonic() > deadline:
-                    sys.exit(f"the Prefect server did not start; see {sink.name}")
+                    raise PedAlignError(
+                        f"the Prefect server did not start on port {port}",
+                        "flows.repro needs a server, or a free port to start one on",
+                        f"see {sink.name}; another `port` in runtime.yaml may be free",
+                    )
                 time.sleep(0.2)
             yield url
         finally:
+            APILogWorker.drain_all(timeout=5)  # the last lines, while somebody listens
             process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(10)
             process.kill()
 
 
+@dataclass
+class Said:
+    """What DVC's output tells of a rebuild."""
+
+    stages: dict[str, str] = field(default_factory=dict)
+    """Why each stage did not run, in DVC's order; an empty text where it did."""
+    experiments: str = ""
+    """Names of the experiments that it was."""
+
+    def listen(self, lines: Iterable[str]) -> None:
+        """Read lines, and pass each on to this process's output at once."""
+        for line in lines:
+            sys.stdout.write(line)
+            sys.stdout.flush()
+            if found := RUNNING.search(line):
+                self.stages[found[1]] = ""
+                log.info("%s runs", found[1])
+            if found := EXPERIMENTS.match(line):
+                self.experiments = found[1].strip()
+            for pattern, reason in SKIPPED:
+                if found := pattern.search(line):
+                    self.stages[found[1]] = reason
+                    log.info("%s is skipped: %s", found[1], reason)
+
+    @property
+    def ran(self) -> list[str]:
+        """The stages that were started."""
+        return [stage for stage, reason in self.stages.items() if not reason]
+
+    @property
+    def skipped(self) -> list[dict[str, str]]:
+        """A row for each stage that did not run."""
+        return [{"stage": s, "why": reason} for s, reason in self.stages.items() if reason]
+
+
 @flow(name="rebuild")
-def rebuild(targets: list[str]) -> int:
-    """Run ``dvc repro`` as the parent of its stages' runs.
+def rebuild(arguments: list[str]) -> State[int]:
+    """Run DVC as the parent of its stages' runs.
 
     Args:
-        targets: DVC's targets and options; empty rebuilds everything.
+        arguments: Of ``dvc``.
 
     Returns:
-        DVC's exit code.
+        The run's last state, with DVC's exit code as data.
     """
     # Stages call `python` by name; it has to be this one, also where no environment is activated.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     environment = os.environ | {PARENT_VARIABLE: str(flow_run.id or ""), "PATH": path}
+    said = Said()
     process = subprocess.Popen(
-        [sys.executable, "-m", "dvc", "repro", *targets],
+        [sys.executable, "-m", "dvc", *arguments],
         env=environment,
         stdout=subprocess.PIPE,
         text=True,
         bufsize=1,
     )
-    skipped = []
-    for line in process.stdout or ():
-        sys.stdout.write(line)
-        if any(mark in line for mark in SKIPPED):
-            skipped.append(line.strip())
-    windows.table("skipped-stages", [{"stage": s} for s in skipped], "Stages that did not run")
-    return process.wait()
+    try:
+        said.listen(process.stdout or ())
+        code = process.wait()
+    except BaseException as error:
+        if not isinstance(error, KeyboardInterrupt):  # which the terminal sends to DVC too
+            process.terminate()
+        _let_end(process)
+        raise
+    skipped = said.skipped
+    if skipped:
+        windows.table("skipped-stages", skipped, f"{len(skipped)} stages did not run")
+    if said.experiments:
+        with get_client(sync_client=True) as client:
+            name = f"{flow_run.name} ({said.experiments})"
+            client.update_flow_run(UUID(str(flow_run.id)), name=name)
+    if code == 0:
+        counts = f"{len(said.ran)} stages ran, {len(skipped)} skipped"
+        return Completed(message=counts, data=code)
+    return Failed(message=what_stopped(code, said.ran), data=code)
 
 
-def main(targets: list[str]) -> None:
-    """Rebuild, then say what it cost and where to look."""
+def _let_end(process: subprocess.Popen[str]) -> None:
+    """Pass on what DVC has left to say, and make sure that it ends; a stage ends with it."""
+    with contextlib.suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
+        rest, _ = process.communicate(timeout=10)
+        sys.stdout.write(rest)
+    process.kill()
+
+
+def what_stopped(code: int, ran: list[str]) -> str:
+    """Say in a line what ended a rebuild early.
+
+    Args:
+        code: DVC's exit code; negative for a signal, as `subprocess` has it.
+        ran: The stages that were started, in order.
+    """
+    during = f" during {ran[-1]}" if ran else ""
+    if code < 0:
+        name = signal.Signals(-code).name
+        return (
+            f"dvc was killed ({name}){during}; its stage ended with it. "
+            "The same command goes on from what was finished."
+        )
+    return f"The rebuild stopped{during}; what stopped it stands above."
+
+
+def run_rebuild(arguments: list[str], group: str) -> tuple[int, str]:
+    """Run the parent's flow and keep its note.
+
+    Returns:
+        DVC's exit code, and the run's last word.
+    """
+    with get_client(sync_client=True) as client:
+        name = f"rebuild {group}"
+        run = client.create_flow_run(
+            rebuild, parameters={"arguments": arguments}, name=name, tags=[f"rebuild:{group}"]
+        )
+        code = -1
+        try:
+            with liveness.noted(run.id, name):
+                ended = run_flow(
+                    rebuild, flow_run=run, parameters={"arguments": arguments}, return_type="state"
+                )
+            state = cast("State[int]", ended)
+            code = cast("int", state.result(raise_on_failure=False))
+        finally:
+            if code:  # a stage that ended with DVC could not say so
+                liveness.bury_soon()
+    return code, state.message or ""
+
+
+def main(arguments: list[str]) -> None:
+    """Rebuild, then say what it cost and where to look.
+
+    Args:
+        arguments: Targets and options of ``dvc repro``, or ``exp`` and the rest of its command.
+    """
     # Without a handler a SIGTERM would leave the server running.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    logging.getLogger("flows").setLevel(logging.INFO)
     started = time.time()
-    group = f"{time.strftime('%Y%m%d-%H%M%S')}"
+    group = time.strftime("%Y%m%d-%H%M%S")
     os.environ[GROUP_VARIABLE] = group
-    with server() as url, temporary_settings({PREFECT_API_URL: url}), tags(f"rebuild:{group}"):
-        os.environ["PREFECT_API_URL"] = url
-        code = rebuild.with_options(flow_run_name=f"rebuild {group}")(targets)
+    command = arguments if arguments[:1] == ["exp"] else ["repro", *arguments]
+    try:
+        for mended in mending.mend():
+            console.print(f"[yellow]{mended}[/yellow]")
+        with guard.start(), server() as url, temporary_settings({PREFECT_API_URL: url}):
+            os.environ["PREFECT_API_URL"] = url
+            liveness.bury()
+            code, message = run_rebuild(command, group)
+    except PedAlignError as error:
+        sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.stderr.write(f"{faults.INTERRUPTED}\n")
+        sys.exit(130)
     console.print(cost_table(started))
     if code:
-        console.print("[red]The rebuild stopped.[/red] The stage that failed says why above.")
-        sys.exit(code)
+        console.print(f"[red]{message}[/red]")
+        sys.exit(code if code > 0 else 128 - code)
     console.print("Metrics:  dvc metrics show")
     console.print(f"Pictures: {REPORT}")
     console.print('Search:   pedalign index && pedalign search "a woman in a red jacket"')

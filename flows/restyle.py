@@ -17,6 +17,7 @@ from flows.shards import ShardJob, ShardWork, compute_shards, once_a_worker, sha
 from flows.stage import run
 from models.dad.restyler import Restyler
 from tasks.diffusion import DiffusionParams, base_revision
+from tasks.eda import lexicon_revision
 from tasks.images import decode
 from tasks.inputs import Inputs, optional
 from tasks.params import read_section
@@ -63,6 +64,8 @@ def restyle() -> None:
     revisions = {} if section.mode == "none" else {"base": base_revision(diffusion)}
     if dad is not None and section.mode != "none":
         revisions["dad"] = folder_digest(dad)
+    if section.mode == "generate":
+        revisions["synonyms"] = lexicon_revision(section.synonyms)
     shards = read_manifest(images).shards
     jobs = [
         ShardJob(
@@ -82,13 +85,16 @@ def restyle() -> None:
     compute = partial(redraw, images=images, diffusion=diffusion, section=section, dad=dad)
     entries = compute_shards(jobs, ShardWork("restyle", "restyled", compute))
     shard_store().publish(OUT, "restyled", entries, {"mode": section.mode, "revisions": revisions})
-    if section.mode != "generate":
-        _show(images, entries[0][1])
+    _show(None if section.mode == "generate" else images, entries[0][1])
 
 
-def _show(images: Path, name: str) -> None:
-    """Put the first images of a shard above what was made of them."""
+def _show(images: Path | None, name: str) -> None:
+    """Put the first images of a shard above what was made of them; new ones have no such."""
     made = read_named(OUT, name).slice(0, SHEET_IMAGES).to_pylist()
+    if images is None:
+        pictures = [decode(row["image"]) if row["image"] else None for row in made]
+        windows.sheet("generated", [("generated", pictures)], "Generated from captions")
+        return
     parents = {row["uid"]: row for row in read_named(images, name, ["uid", "image"]).to_pylist()}
     before, after = (
         [decode(row["image"]) if row["image"] else None for row in rows]

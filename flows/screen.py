@@ -66,7 +66,12 @@ def screen() -> None:
         OUT,
         (mark_repeats(store.read(key), repeats) for key, _, _ in entries),
         "screened",
-        {"revisions": revisions, "repeats": len(repeats)},
+        # `entries`: what the shards were made of, so that `pedalign gc` keeps it.
+        {
+            "revisions": revisions,
+            "repeats": len(repeats),
+            "entries": [record.digest for _, _, record in entries],
+        },
         names=[name for _, name, _ in entries],
     )
     rows = [{"reason": reason, "images": count} for reason, count in manifest.counts.items()]

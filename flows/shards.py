@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from flows import windows
 from flows.workers import Workplace
+from tasks.locks import training
 from tasks.runtime import cache_root, runtime
 from tasks.shards import ShardRecord, atomic_write
 from tasks.store import ShardStore, TrainingStore
@@ -137,12 +138,13 @@ def have_training(key: str, output: Path, make: Callable[[Path], Path]) -> None:
             its own, and returns the folder, below that one, that holds everything to keep.
     """
     store = TrainingStore(cache_root(), runtime().store)
-    found = store.find(key) is not None
-    if found:
-        log.info("%s: this training is finished already", output)
-    else:
-        store.save(key, make(store.running(key)))
-    store.publish(key, output)
+    with training(cache_root(), key):
+        found = store.find(key) is not None
+        if found:
+            log.info("%s: this training is finished already", output)
+        else:
+            store.save(key, make(store.running(key)))
+        store.publish(key, output)
     _record_reuse(output.as_posix(), 1, int(found))
 
 

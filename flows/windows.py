@@ -10,13 +10,14 @@ import base64
 import functools
 import io
 import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ParamSpec, cast
 from uuid import UUID
 
 from PIL import Image
 from prefect.artifacts import (
-    create_image_artifact,
     create_markdown_artifact,
     create_progress_artifact,
     create_table_artifact,
@@ -93,6 +94,11 @@ class Steps:
         self.bar.reach(step / steps, f"{self.stage} {step} of {steps}: {losses}")
 
 
+def _named(key: str) -> str:
+    """Make a key of what Prefect allows in one: small letters, digits, dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", key.lower()).strip("-")
+
+
 @_shown
 def picture(key: str, image: Image.Image, caption: str) -> None:
     """Show a picture, such as a contact sheet, on the run's page."""
@@ -100,9 +106,9 @@ def picture(key: str, image: Image.Image, caption: str) -> None:
     image.convert("RGB").save(sink, format="JPEG", quality=85)
     encoded = base64.b64encode(sink.getvalue()).decode()
     url = f"data:image/jpeg;base64,{encoded}"
-    create_image_artifact(image_url=url, key=key, description=caption)
-    # The artifact page shows the picture; Markdown shows it inline on the run's own page too.
-    create_markdown_artifact(f"![{caption}]({url})\n\n{caption}", key=f"{key}-inline")
+    # As Markdown: an image artifact's page prints its address, here the whole picture, as a line.
+    text = f"![{caption}]({url})\n\n{caption}"
+    create_markdown_artifact(text, key=_named(key), description=caption)
 
 
 @_shown
@@ -116,4 +122,27 @@ def sheet(key: str, rows: Sequence[tuple[str, Sequence[Image.Image | None]]], ca
 @_shown
 def table(key: str, rows: Sequence[dict[str, Any]], caption: str) -> None:
     """Show a table on the run's page."""
-    create_table_artifact(list(rows), key=key, description=caption)
+    create_table_artifact(list(rows), key=_named(key), description=caption)
+
+
+@_shown
+def losses(stage: str, output: Path) -> None:
+    """Show a training's loss curve, from its ``curve.csv``."""
+    from tasks.report.figures import loss_chart, png  # matplotlib takes a second
+    from tasks.report.gather import read_curve
+
+    drawn = png(loss_chart([read_curve(stage, output / "curve.csv")]), dpi=100)
+    picture(f"{stage}-losses", Image.open(io.BytesIO(drawn)), f"Losses of {stage} over its steps")
+
+
+@_shown
+def rank_lists(name: str, evaluation: Path, gallery: Path, queries: int = 6) -> None:
+    """Show what an evaluation found for some captions, best first, and where it was right."""
+    from tasks.report import illustrate
+    from tasks.report.gather import read_evaluation
+
+    entry = read_evaluation(evaluation)
+    chosen = illustrate.choose_queries(entry, queries, seed=0)
+    lists = illustrate.rank_lists(entry, [gallery], chosen)
+    if lists is not None:
+        picture(f"ranks-{name}", lists, f"{name}: the caption's own picture, then what was found")

@@ -23,6 +23,7 @@ import torch
 from prefect.futures import PrefectFuture
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 
+from flows import faults
 from tasks.errors import PedAlignError
 from tasks.provenance import PACKAGES, ROOT, library_versions
 from tasks.runtime import claim_device, device, runtime, use_threads
@@ -98,6 +99,8 @@ def server_for_workers() -> str | None:
 
     server = SubprocessASGIServer()
     server.start()
+    # Processes that are started later read it at their import of Prefect.
+    os.environ["PREFECT_API_URL"] = server.api_url
     return server.api_url
 
 
@@ -142,6 +145,7 @@ class Workplace:
         """
         if self.origin in _entered:
             return
+        faults.quieten()
         if not Path(self.folder).is_dir():
             raise PedAlignError(
                 f"a worker on {os.uname().nodename} has no folder {self.folder}",

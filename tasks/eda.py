@@ -121,6 +121,15 @@ def lexicon(name: LexiconName) -> Lexicon:
     return wordnet_synonyms
 
 
+def lexicon_revision(name: LexiconName) -> str:
+    """Say which lexicon a name stands for here: ``auto`` depends on what is installed."""
+    if lexicon(name) is table_synonyms:
+        return "table"
+    from nltk.corpus import wordnet
+
+    return f"WordNet {wordnet.get_version()}"
+
+
 # ------------------------------------------------------------------ the four operations
 
 

@@ -44,7 +44,9 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_DECODE_FAULTS = (OSError, SyntaxError, ValueError, struct.error, zlib.error, EOFError, IndexError)
+_DECODE_FAULTS = (
+    OSError, SyntaxError, ValueError, TypeError, struct.error, zlib.error, EOFError, IndexError,
+)  # fmt: skip
 
 
 class ImageError(Exception):

@@ -1,7 +1,9 @@
 """What a result depends on besides its data: code, weights and libraries, each as a digest.
 
 Code counts by its *syntax tree without docstrings*, over the modules that a computation imports
-from this project, so an edit of one line recomputes and a comment or a docstring does not.
+from this project, so an edit of one line recomputes and a comment or a docstring does not. With a
+module count the data files beside it that its text names (`data_files`), and the libraries that it
+imports (`imported_libraries`): nobody has to remember to list them.
 """
 
 from __future__ import annotations
@@ -11,6 +13,8 @@ import hashlib
 import importlib.metadata
 import json
 import platform
+import re
+import sys
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, is_dataclass
@@ -26,23 +30,38 @@ from tasks.errors import PedAlignError
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("flows", "tasks", "models")
+_FILE_NAME = re.compile(r"^\w[\w.-]*\.\w+$")
 
 # Modules that no stage's bytes depend on: they report, watch, describe errors or choose devices.
 EXEMPT = frozenset(
     {
         "flows",
+        "flows.faults",
+        "flows.guard",
+        "flows.liveness",
+        "flows.mending",
         "flows.shards",
         "flows.stage",
         "flows.workers",
         "flows.windows",
         "tasks",
+        "tasks.collecting",
         "tasks.errors",
+        "tasks.locks",
         "tasks.provenance",
         "tasks.runtime",
         "tasks.store",
         "models",
     }
 )
+
+
+# Libraries that a result does not depend on: they check, watch, name places or hand out work.
+_SPECTATORS = frozenset({"filelock", "prefect", "psutil", "pydantic", "ruamel", "tqdm", "upath"})
+# Distributions whose name is not that of their package.
+_DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml"}
+# What computes on behalf of a library, without being imported here.
+_BEHIND = {"transformers": ("safetensors", "tokenizers"), "diffusers": ("safetensors",)}
 
 
 def digest(*parts: object) -> str:
@@ -118,6 +137,42 @@ def closure(*modules: str, exempt: Iterable[str] = EXEMPT) -> list[str]:
     return sorted(seen)
 
 
+def data_files(module: str) -> list[Path]:
+    """List the files beside a module that a text in it names: word lists, templates.
+
+    So a module that reads ``Path(__file__).with_name("synonyms.json")`` depends on that file.
+    """
+    path = module_path(module)
+    if path is None:
+        return []
+    texts = {
+        node.value
+        for node in ast.walk(_bare_tree(path))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    beside = (path.parent / text for text in sorted(texts) if _FILE_NAME.match(text))
+    return [file for file in beside if file.suffix != ".py" and file.is_file()]
+
+
+@cache
+def imported_libraries(*modules: str) -> tuple[str, ...]:
+    """List the distributions that modules import, and all modules that they import from here.
+
+    The standard library belongs to Python, whose version shapes every syntax tree.
+    """
+    names: set[str] = set()
+    for module in closure(*modules):
+        path = module_path(module)
+        for node in ast.walk(_tree(path)) if path is not None else ():
+            if isinstance(node, ast.Import):
+                names |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names.add(node.module.partition(".")[0])
+    names -= {*sys.stdlib_module_names, *PACKAGES, *_SPECTATORS}
+    behind = {other for name in names for other in _BEHIND.get(name, ())}
+    return tuple(sorted(_DISTRIBUTIONS.get(name, name) for name in names | behind))
+
+
 class _Bare(ast.NodeTransformer):
     """Removes docstrings, also those under attributes: they compute nothing."""
 
@@ -127,24 +182,45 @@ class _Bare(ast.NodeTransformer):
         return None if is_text else node
 
 
+@cache
+def _bare_tree(path: Path) -> ast.AST:
+    return _Bare().visit(_parse(path.read_text(encoding="utf-8")))
+
+
 def source_digest(source: str) -> str:
     """Digest of Python source without comments, docstrings and layout."""
-    bare = _Bare().visit(_parse(source))
-    return hashlib.sha256(ast.dump(bare).encode()).hexdigest()
+    return _tree_digest(_Bare().visit(_parse(source)))
+
+
+def _tree_digest(tree: ast.AST) -> str:
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
 
 
 @cache
 def code_digest(*modules: str) -> str:
-    """Digest of the code that some modules run: their own and all they import from this project."""
+    """Digest of the code that some modules run: their own and all they import from this project.
+
+    The data files that the modules name count too.
+    """
     found = closure(*modules)
-    sources = [(name, source_digest(path.read_text(encoding="utf-8"))) for name in found
+    sources = [(name, _tree_digest(_bare_tree(path))) for name in found
                if (path := module_path(name)) is not None]  # fmt: skip
-    return digest(sources)
+    data = [(name, file.name, hashlib.sha256(file.read_bytes()).hexdigest()) for name in found
+            for file in data_files(name)]  # fmt: skip
+    return digest(sources, data)
+
+
+@cache
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "absent"
 
 
 def library_versions(*names: str) -> dict[str, str]:
-    """Versions of the libraries that compute, as installed."""
-    return {name: importlib.metadata.version(name) for name in sorted(names)}
+    """Versions of the libraries that compute, as installed; "absent" for an optional one."""
+    return {name: _version(name) for name in sorted(names)}
 
 
 def folder_digest(folder: Path, pattern: str = "**/*") -> str:
@@ -206,21 +282,23 @@ def computation_key(
     """Name a computation by everything that its bytes depend on.
 
     Args:
-        stage: The stage's name.
+        stage: The stage's name. Its flow counts among the code: it joins tables and calls the rest.
         inputs: Digests of the input shards or folders.
         params: The parameters that matter: a dataclass, a list of them, or anything JSON-able.
         code: Modules that compute; what they import from this project counts too.
         revisions: Digest or hub commit of every model that is used.
-        libraries: Distributions whose version counts.
+        libraries: Distributions whose version counts besides those that the code imports.
         device: Class of device, without its index: two GPUs of a machine give the same bytes.
     """
+    flow = f"flows.{stage}"
+    modules = sorted({*code, *([flow] if module_path(flow) else [])})
     return digest(
         stage,
         list(inputs),
         _plain(params),
-        code_digest(*sorted(code)),
+        code_digest(*modules),
         dict(revisions or {}),
-        library_versions(*libraries),
+        library_versions(*{*libraries, *imported_libraries(*modules)}),
         device.partition(":")[0],
         torch.get_num_threads(),
         platform.machine(),

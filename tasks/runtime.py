@@ -123,5 +123,6 @@ def use_machine(path: Path) -> MachineParams:
 def use_threads(threads: int) -> None:
     """Set the threads of one torch operation, and deterministic kernels."""
     torch.set_num_threads(threads)
-    # Some CUDA kernels have no deterministic form: there torch says so instead of stopping.
-    torch.use_deterministic_algorithms(mode=True, warn_only=True)
+    # Some CUDA kernels have no deterministic form: there torch says so instead of stopping. (The
+    # newer name of this switch imports torch's compiler, a second and a half.)
+    torch.set_deterministic_debug_mode("warn")

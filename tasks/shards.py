@@ -151,11 +151,15 @@ def atomic_write(path: Path, data: bytes) -> None:
         path.write_bytes(data)
         return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as sink:
-        sink.write(data)
-        sink.flush()
-        os.fsync(sink.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as sink:
+            sink.write(data)
+            sink.flush()
+            os.fsync(sink.fileno())
+        temporary.replace(path)
+    except OSError:  # a full disk needs every byte
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def shard_bytes(table: pa.Table, schema_name: str) -> bytes:
@@ -304,13 +308,13 @@ def read_shard(
         raise PedAlignError(
             f"{path}: missing",
             f"{MANIFEST} lists it",
-            "restore it with dvc checkout, or delete the folder and run dvc repro",
+            "python -m flows.mending, which drops what has changed, then dvc repro",
         )
     if verify and file_digest(path) != record.digest:
         raise PedAlignError(
             f"{path}: its content has changed since it was written",
             f"{MANIFEST} gives SHA-256 {record.digest[:12]}…",
-            "restore it with dvc checkout --force, or delete the folder and run dvc repro",
+            "python -m flows.mending, which drops what has changed, then dvc repro",
         )
     with path.open("rb") as source:
         return pq.read_table(source, columns=list(columns) if columns is not None else None)

@@ -1,228 +1,238 @@
-"""What reruns after a change: a table made by running DVC on a copy of the project.
+"""What reruns after a change: docs/reruns.md, measured by running DVC.
 
-Each case changes one thing, says ``dvc repro`` and reads which stages ran and how many shards they
-computed. docs/reruns.md holds the table; ``PEDALIGN_WRITE_DOCS=1`` writes it anew. The copy runs
-the ``micro`` profile, a few seconds a stage.
+Each case changes one thing in a copy of a rebuilt project, says ``dvc repro`` and reads which
+stages ran and how many shards were computed. The cases marked ``always`` run with every test run,
+some only up to a stage, and must find what is written; all of them take half an hour:
+``PEDALIGN_WRITE_DOCS=1 pytest tests/test_rebuild.py`` runs them and writes each row as it is
+measured, so ``-k`` renews single rows.
 """
 
-import json
+from __future__ import annotations
+
 import os
 import re
 import shutil
-import subprocess
-import sys
-import time
-import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-DOC = ROOT / "docs" / "reruns.md"
-CODE = ("flows", "tasks", "models", "profiles", "data")
-FILES = ("dvc.yaml", "params.yaml", "pyproject.toml", ".dvcignore")
+from tests.projects import ROOT, STAGES, Project
 
-AFTER_SOURCE = ["ingest@source", "restyle", "screen", "caption", "annotate", "pretrain"]
-MODEL = ["finetune@target", "evaluate@direct", "evaluate@finetuned", "report"]
+DOC = ROOT / "docs" / "reruns.md"
+HEAD = "| changed | stages that ran | shards computed |\n|---|---|---|\n"
+WRITE = bool(os.environ.get("PEDALIGN_WRITE_DOCS"))
 
 pytestmark = [pytest.mark.dvc, pytest.mark.slow, pytest.mark.timeout(1500)]
 
-
-class Project:
-    """A copy of the project that runs real DVC."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        bin_folder = str(Path(sys.executable).parent)
-        self.environment = os.environ | {
-            "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}",
-            "DVC_SITE_CACHE_DIR": str(folder.parent / "site-cache"),
-            "DVC_NO_ANALYTICS": "1",
-            "DO_NOT_TRACK": "1",
-            "PYTHONPATH": str(folder),
-        }
-        for name in CODE:
-            shutil.copytree(
-                ROOT / name,
-                folder / name,
-                ignore=shutil.ignore_patterns(
-                    "__pycache__", "raw", "ingested", "restyled", "screened", "captioned",
-                    "annotated", "checkpoints", "reports",
-                ),
-            )  # fmt: skip
-        for name in FILES:
-            shutil.copy(ROOT / name, folder / name)
-        shutil.copy(ROOT / "profiles" / "micro.yaml", folder / "params.yaml")
-        self.call("git", "init", "-q")
-        self.call("dvc", "init", "-q")
-        shutil.copy(ROOT / ".dvc" / "config", folder / ".dvc" / "config")
-
-    def call(self, *command: str) -> subprocess.CompletedProcess[str]:
-        program = ["git"] if command[0] == "git" else [sys.executable, "-m", command[0]]
-        done = subprocess.run(
-            [*program, *command[1:]],
-            cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-        return done
-
-    def repro(self) -> list[str]:
-        """Run ``dvc repro`` and return the stages that ran, in order."""
-        shutil.rmtree(self.folder / ".cache" / "reuse", ignore_errors=True)
-        return re.findall(r"Running stage '([^']+)'", self.call("dvc", "repro").stdout)
-
-    def computed(self, stage: str) -> tuple[int, int]:
-        """Shards of a stage's last run: (computed, all)."""
-        record = json.loads((self.folder / ".cache" / "reuse" / f"{stage}.json").read_bytes())
-        return record["shards"] - record["reused"], record["shards"]
-
-    def edit(self, path: str, old: str, new: str) -> None:
-        file = self.folder / path
-        text = file.read_text(encoding="utf-8")
-        assert text.count(old) >= 1, f"{path} has no {old!r}"
-        file.write_text(text.replace(old, new, 1), encoding="utf-8")
-
-    def set(self, key: str, value: object) -> None:
-        """Set one value of params.yaml."""
-        from ruamel.yaml import YAML
-
-        yaml = YAML()
-        path = self.folder / "params.yaml"
-        loaded = yaml.load(path.read_text(encoding="utf-8"))
-        *parents, last = key.split(".")
-        section = loaded
-        for part in parents:
-            section = section[part]
-        assert last in section, key
-        assert section[last] != value, key
-        section[last] = value
-        with path.open("w", encoding="utf-8") as sink:
-            yaml.dump(loaded, sink)
+AFTER_FINETUNE = {"finetune@target", "evaluate@finetuned", "report"}
+AFTER_PRETRAIN = {"pretrain", "evaluate@direct", *AFTER_FINETUNE}
+AFTER_RESTYLE = {"restyle", "screen", "caption", "annotate", *AFTER_PRETRAIN}
+EVERYTHING = {"ingest@source", "ingest@target", "adapt", *AFTER_RESTYLE}
 
 
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
-    made = Project(tmp_path_factory.mktemp("rebuild") / "project")
-    port = "4299"
-    server_environment = made.environment | {"PREFECT_SERVER_API_PORT": port}
-    with subprocess.Popen(
-        [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1"],
-        cwd=made.folder, env=server_environment,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    ) as server:  # fmt: skip
-        (made.folder / "runtime.yaml").write_text(f"port: {port}\n")
-        deadline = time.monotonic() + 180
-        while True:
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/health", timeout=1):
-                    break
-            except OSError:
-                assert time.monotonic() < deadline, "the Prefect server did not start"
-                time.sleep(0.5)
-        yield made
-        server.terminate()
+@dataclass(frozen=True)
+class Case:
+    """One change and what it may and must rerun."""
+
+    title: str
+    """As it stands in the table."""
+    first: tuple[str, ...]
+    """The stages that read what is changed; only they and what depends on them may run."""
+    must: frozenset[str]
+    """Stages that run whatever the figures are. Others depend on them: whether a picture that
+    looks different is screened differently, say."""
+    params: dict[str, object] = field(default_factory=dict)
+    edits: tuple[tuple[str, str, str], ...] = ()
+    """File, a text in it, another text."""
+    shards: dict[str, str] = field(default_factory=dict)
+    """Stage: how many of its shards it computes, a key of `AMOUNTS`."""
+    bytes_of: str = ""
+    """A folder whose content is compared before and after."""
+    same: bool = True
+    """What the comparison should give."""
+    always: bool = False
+    until: str = ""
+    """The stage at which the short run ends, if not the last."""
 
 
-def below(project: Project, stage: str) -> set[str]:
-    """A stage and every stage that depends on it, by what DVC itself says of its graph."""
-    dot = project.call("dvc", "dag", "--dot").stdout
-    edges = re.findall(r'"([^"]+)" -> "([^"]+)"', dot)
-    found, waiting = {stage}, [stage]
-    while waiting:
-        at = waiting.pop()
-        new = {child for parent, child in edges if parent == at} - found
-        found |= new
-        waiting += new
-    return found
-
-
-def test_what_reruns_after_a_change(project: Project) -> None:
-    assert len(project.repro()) == 12
-    rows: list[tuple[str, list[str], str]] = []
-
-    def case(change: str, stage: str | None, must: set[str], shards_of: str | None = None) -> None:
-        ran = project.repro()
-        allowed = below(project, stage) if stage else set()
-        assert must <= set(ran) <= allowed, change
-        computed = "{} of {}".format(*project.computed(shards_of)) if shards_of else ""
-        rows.append((change, ran, f"{shards_of}: {computed} computed" if shards_of else ""))
-
-    case("nothing", None, set())
-    for key, value, stage, must in PARAMETERS:
-        project.set(key, value)
-        case(f"`{key}`", stage, must)
-
-    for label, path, old, new, stage, must, counted in EDITS:
-        project.edit(path, old, new)
-        case(label, stage, must, counted)
-    # A docstring starts its stage, which finds every shard; the last two cases are such.
-    assert rows[-2][2].startswith("screen: 0 of")
-
-    project.set("ingest.datasets.source.world.people", 33)
-    case("one more source image", "ingest@source", {"ingest@source", "restyle"}, "restyle")
-    computed, total = project.computed("restyle")
+AMOUNTS: dict[str, Callable[[int, int], bool]] = {
+    "none": lambda computed, shards: computed == 0,
     # A shard that grows beyond shard_rows splits in two; no other is touched.
-    assert 1 <= computed <= 2 < total
-
-    table = "\n".join(
-        f"| {change} | {', '.join(ran) or 'none'} | {note} |" for change, ran, note in rows
-    )
-    if os.environ.get("PEDALIGN_WRITE_DOCS"):
-        head, _, _ = DOC.read_text(encoding="utf-8").partition("| changed |")
-        DOC.write_text(f"{head}| changed | stages that ran | shards |\n|---|---|---|\n{table}\n")
-    # What the figures of a few images decide (whether a new caption differs, say) may vary with
-    # the machine; the changes themselves may not.
-    written = DOC.read_text(encoding="utf-8")
-    assert [c for c, _, _ in rows if f"| {c} |" not in written] == []
+    "one or two": lambda computed, shards: 1 <= computed <= 2 < shards,
+    "all": lambda computed, shards: computed == shards,
+}
 
 
-LATE = {"finetune@target", "evaluate@finetuned", "report"}
-# (key, another value, the stage that reads it, stages that must rerun)
-PARAMETERS: list[tuple[str, object, str, set[str]]] = [
-    ("report.seed", 1, "report", {"report"}),
-    (
+def parameter(key: str, value: object, first: str | tuple[str, ...], must: set[str]) -> Case:
+    stages = (first,) if isinstance(first, str) else first
+    return Case(f"`{key}: {value}`", stages, frozenset(must), {key: value})
+
+
+SOURCE, TARGET = "ingest.datasets.source.world", "ingest.datasets.target.world"
+CASES = (
+    Case("nothing", (), frozenset(), always=True),
+    parameter("machine.threads", 2, tuple(sorted(EVERYTHING)), EVERYTHING),
+    parameter(f"{SOURCE}.seed", 1, "ingest@source", {"ingest@source", *AFTER_RESTYLE}),
+    parameter(f"{TARGET}.seed", 1, "ingest@target", EVERYTHING - {"ingest@source"}),
+    parameter("diffusion.precision", "fp32", "adapt", {"adapt", *AFTER_RESTYLE}),
+    parameter("adapt.seed", 1, "adapt", {"adapt", *AFTER_RESTYLE}),
+    parameter("restyle.seed", 1, "restyle", AFTER_RESTYLE),
+    Case(
+        "`inputs.dad: data/nothing` and `restyle.match: 0` (the base without DaD)",
+        ("restyle",),
+        frozenset(AFTER_RESTYLE),
+        {"inputs.dad": "data/nothing", "restyle.match": 0.0},
+    ),
+    parameter("screen.poser", "none", "screen", {"screen", "caption", "report"}),
+    parameter("caption.method", "prompt", "caption", {"caption", "annotate", *AFTER_PRETRAIN}),
+    parameter("annotate.box_threshold", 0.6, "annotate", {"annotate", *AFTER_PRETRAIN}),
+    parameter("pretrain.training.seed", 1, "pretrain", AFTER_PRETRAIN),
+    parameter("finetune.datasets.target.training.seed", 1, "finetune@target", AFTER_FINETUNE),
+    parameter(
         "evaluate.runs.direct.protocol.similarity_weight",
         0.5,
         "evaluate@direct",
         {"evaluate@direct", "report"},
     ),
-    ("finetune.datasets.target.training.seed", 1, "finetune@target", LATE),
-    ("pretrain.training.seed", 1, "pretrain", {"pretrain", "evaluate@direct", *LATE}),
-    ("annotate.box_threshold", 0.6, "annotate", {"annotate", "pretrain", *LATE}),
-    ("caption.method", "prompt", "caption", {"caption", "annotate", "pretrain", *LATE}),
-    ("screen.poser", "none", "screen", {"screen", "caption", "report"}),
-    ("restyle.seed", 1, "restyle", {"restyle", "screen", "report"}),
-    ("adapt.seed", 1, "adapt", {"adapt", "restyle", "report"}),
-]
-# (what, file, old, new, the stage, stages that must rerun, whose shards to count)
-SCREEN = "tasks/screen.py"
-EDITS: list[tuple[str, str, str, str, str, set[str], str | None]] = [
-    (
-        "a line of `tasks/screen.py`",
-        SCREEN,
-        "REASONS = (",
-        "REASONS: tuple[str, ...] = (",
-        "screen",
-        {"screen"},
-        "screen",
+    parameter("report.seed", 1, "report", {"report"}),
+    Case(
+        "one more source image",
+        ("ingest@source",),
+        frozenset({"ingest@source", *AFTER_RESTYLE}),
+        {f"{SOURCE}.people": 33},
+        shards={"ingest@source": "one or two", "restyle": "one or two"},
+        always=True,
+        until="restyle",
     ),
-    (
-        "a docstring of `tasks/screen.py`",
-        SCREEN,
-        '"""Stage `screen`: which',
-        '"""The stage `screen`: which',
-        "screen",
-        {"screen"},
-        "screen",
+    Case(
+        "a line of `tasks/restyle.py`",
+        ("restyle",),
+        frozenset(AFTER_RESTYLE),
+        edits=(("tasks/restyle.py", 'section.seed, "noise")', 'section.seed + 1, "noise")'),),
+        shards={"restyle": "all"},
+        bytes_of="data/restyled",
+        same=False,
+        always=True,
+        until="restyle",
     ),
-    (
+    Case(
+        "a docstring and a comment of `tasks/restyle.py`",
+        ("restyle",),
+        frozenset({"restyle"}),
+        edits=(
+            ("tasks/restyle.py", '"""Render source pictures', '"""Draw source pictures'),
+            ("tasks/restyle.py", "from __future__ ", "# What comes\nfrom __future__ "),
+        ),
+        shards={"restyle": "none"},
+        bytes_of="data/restyled",
+        always=True,
+    ),
+    Case(
+        "a line of `tasks/screen.py` that changes no result",
+        ("screen",),
+        frozenset({"screen"}),
+        edits=(("tasks/screen.py", "REASONS = (", "REASONS: tuple[str, ...] = ("),),
+        shards={"screen": "all"},
+        bytes_of="data/screened",
+    ),
+    Case(
         "`flows/windows.py`, which no result depends on",
-        "flows/windows.py",
-        '"""What a run shows',
-        '"""All that a run shows',
-        "report",
-        set(),
-        None,
+        (),
+        frozenset(),
+        edits=(("flows/windows.py", '"""What a run shows', '"""All that a run shows'),),
+        always=True,
     ),
-]
+)
+
+
+@pytest.fixture
+def project(rebuilt: Project, tmp_path: Path) -> Iterator[Project]:
+    yield rebuilt.copy(tmp_path / "project")
+    shutil.rmtree(tmp_path / "project")
+
+
+@pytest.fixture(scope="module")
+def edges(rebuilt: Project) -> set[tuple[str, str]]:
+    return rebuilt.edges()
+
+
+def below(edges: Iterable[tuple[str, str]], first: Iterable[str]) -> set[str]:
+    """Some stages and every stage that depends on them."""
+    found = set(first)
+    while new := {after for before, after in edges if before in found} - found:
+        found |= new
+    return found
+
+
+def above(edges: Iterable[tuple[str, str]], last: str) -> set[str]:
+    """A stage and every stage that it depends on."""
+    return below(((after, before) for before, after in edges), [last])
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: re.sub(r"\W+", "-", case.title).strip("-"))
+def test_what_reruns(case: Case, project: Project, edges: set[tuple[str, str]]) -> None:
+    if not (case.always or WRITE):
+        pytest.skip("measured with PEDALIGN_WRITE_DOCS=1 only")
+    until = "" if WRITE else case.until
+    reached = above(edges, until) if until else {stage for edge in edges for stage in edge}
+    before = project.files(case.bytes_of) if case.bytes_of else {}
+    for key, value in case.params.items():
+        project.set(key, value)
+    for edit in case.edits:
+        project.edit(*edit)
+
+    ran = project.repro(*([until] if until else []))
+    assert case.must & reached <= set(ran) <= below(edges, case.first)
+    counts = []
+    for stage, amount in case.shards.items():
+        computed, shards = project.computed(stage)
+        assert AMOUNTS[amount](computed, shards), f"{stage}: {computed} of {shards}"
+        counts.append(f"{stage}: {computed} of {shards}")
+    if case.bytes_of:
+        assert (project.files(case.bytes_of) == before) == case.same
+
+    row = (", ".join(ran) or "none", "; ".join(counts))
+    if WRITE:
+        write_row(case.title, row)
+    stages, written_counts = written()[case.title]
+    assert ran == [stage for stage in stages if stage in reached]
+    assert row[1] == written_counts
+
+
+def test_the_table_is_whole_and_possible(edges: set[tuple[str, str]]) -> None:
+    if WRITE:
+        pytest.skip("being written")
+    table = written()
+    assert list(table) == [case.title for case in CASES], "PEDALIGN_WRITE_DOCS=1 writes it anew"
+    assert len({stage for edge in edges for stage in edge}) == STAGES
+    for case in CASES:
+        stages, _ = table[case.title]
+        assert case.must <= set(stages) <= below(edges, case.first), case.title
+
+
+def test_every_section_of_the_parameters_has_a_row() -> None:
+    from tasks.params import read_yaml
+
+    changed = {key.split(".")[0] for case in CASES for key in case.params}
+    assert changed == set(read_yaml(ROOT / "params.yaml"))
+
+
+def written() -> dict[str, tuple[list[str], str]]:
+    """The table of the docs: what was changed -> stages that ran, shards."""
+    _, _, table = DOC.read_text(encoding="utf-8").partition(HEAD)
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+    return {
+        title: ([] if stages == "none" else stages.split(", "), counts)
+        for title, stages, counts in rows
+    }
+
+
+def write_row(title: str, row: tuple[str, str]) -> None:
+    """Put one measured row into the docs, in the order of the cases."""
+    rows = {name: (", ".join(ran) or "none", counts) for name, (ran, counts) in written().items()}
+    rows[title] = row
+    lines = [f"| {c.title} | {' | '.join(rows[c.title])} |" for c in CASES if c.title in rows]
+    text, _, _ = DOC.read_text(encoding="utf-8").partition(HEAD)
+    DOC.write_text(text + HEAD + "\n".join(lines) + "\n", encoding="utf-8")

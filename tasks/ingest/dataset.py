@@ -2,6 +2,10 @@
 
     report = ingest_dataset(section, Path("data/ingested/cuhk-pedes"))
 
+That is `open_dataset` (the annotation, the checks, a plan for every shard), `make_shard` for each,
+and `publish_dataset`; the stage does the same with `flows.shards` and the store in the middle, so
+a killed run goes on where it was.
+
 Beside the shards lie ``phash.parquet`` (perceptual hashes, `tasks.ingest.crossing`),
 ``annotated/`` for an SDA release, which so enters the pipeline where annotation ends, and
 ``truth.parquet`` where the raw folder has one: for evaluation, reports and tests only.
@@ -11,11 +15,13 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
@@ -24,40 +30,33 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from tasks.duplicates import hash_thumbnails
+from tasks.duplicates import hashes_from_bytes
 from tasks.errors import PedAlignError
 from tasks.images import ImageError
 from tasks.ingest.crossing import splits_shared, write_hashes
 from tasks.ingest.findings import IngestReport, make_report
-from tasks.ingest.picture import Picture, prepare
 from tasks.ingest.plan import Plan, SplitParams, make_plan
 from tasks.ingest.raw import RawFolder, check_fingerprint
 from tasks.ingest.readers import READERS, Place, annotation_files
+from tasks.ingest.shard import ShardSource, clear_plans, make_shard, read_evidence, write_plan
 from tasks.ingest.worlds import WorldFormat, WorldParams, draw_world
 from tasks.inputs import NOTHING
 from tasks.params import Positive, params
-from tasks.schemas import ANNOTATED, OK, REJECTED, conform
-from tasks.shards import (
-    MANIFEST,
-    Manifest,
-    ShardRecord,
-    atomic_write,
-    describe_shard,
-    partition,
-    read_shard,
-    shard_bytes,
-    write_folder,
-    write_manifest,
-)
+from tasks.schemas import ANNOTATED, OK
+from tasks.shards import MANIFEST, Manifest, ShardRecord, partition, write_folder
+from tasks.store import ShardStore
 from tasks.world.dataset import SOURCE_JSON, TARGET_JSON
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from collections.abc import Sequence
 
 log = logging.getLogger(__name__)
 
 TRUTH = "truth.parquet"
 ANNOTATED_FOLDER = "annotated"
+
+StoreEntry = tuple[str, str, ShardRecord]
+"""``(key, file name, record)``, as `ShardStore.publish` takes them."""
 
 _PROBES = 200
 _WORLDS = {
@@ -126,34 +125,32 @@ class IngestDatasetParams:
             raise ValueError("min_side is not above max_side")
 
 
-@dataclass
-class _Found:
-    """What the pictures of the shards written so far amount to."""
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset that has been read and checked, before any of its pictures is decoded."""
 
-    uids: list[str]
-    splits: list[str]
-    hashes: list[NDArray[np.uint64]]
-    copied: Counter[str]
+    section: IngestDatasetParams
+    source: ShardSource
+    """What its shards are made from."""
+    plan: Plan
+    shards: tuple[tuple[str, str], ...]
+    """File name and store key of every shard, in uid order."""
+    known_as: str
+    """The published dataset that it is compared with, or nothing."""
 
 
-def ingest_dataset(
-    section: IngestDatasetParams, out: Path, name: str | None = None, workers: int = 2
-) -> IngestReport:
-    """Ingest one dataset.
+def open_dataset(section: IngestDatasetParams, name: str, plans: Path, workers: int = 2) -> Dataset:
+    """Read a dataset's annotation, check it as a whole, and plan its shards.
 
     Args:
         section: Its parameters.
-        out: Folder to write; what an earlier run left there is replaced.
-        name: The dataset's name, part of every uid; the last part of ``out`` by default.
-        workers: Decoding threads; no result depends on it.
-
-    Returns:
-        What was found, which is also ``meta["report"]`` of the manifest.
+        name: The dataset's name, part of every uid.
+        plans: Folder for the shards' plans; whatever is in it goes.
+        workers: Reading threads; no result depends on it.
 
     Raises:
         PedAlignError: A fault of the dataset as a whole; see `tasks.ingest.plan`.
     """
-    name = name or out.name
     root = Path(section.root)
     reader: str = section.format
     place, images = _place(section), section.images
@@ -170,47 +167,105 @@ def ingest_dataset(
         section.split,
         need_captions=section.format != "folder",
     )
-    folder = RawFolder(root)
-    _check_some_are_there(plan, folder, name)
-    _clear(out)
-    found = _Found([], [], [], Counter())
-    records = []
+    _check_some_are_there(plan, RawFolder(root), name)
+    source = ShardSource(name, str(root), str(plans), section.min_side, section.max_side)
+    clear_plans(source)
     parts = partition(plan.rows["uid"].to_pylist(), section.shard_rows)
     with ThreadPoolExecutor(workers) as pool:
-        for shard, numbers in tqdm(parts, desc=f"ingest {name}", unit="shard", disable=None):
-            rows = plan.rows.take(pa.array(numbers))
-            table = _shard(rows, folder, section, name, pool, found)
-            data = shard_bytes(table, "images")
-            atomic_write(out / shard, data)
-            records.append(describe_shard(shard, table, data))
-    hashes = np.concatenate(found.hashes) if found.hashes else np.empty((0, 3), np.uint64)
-    write_hashes(out, found.uids, hashes)
-    _carry_truth(root, out, plan)
+        shards = tuple(
+            (shard, write_plan(source, shard, plan.rows.take(pa.array(numbers)), pool))
+            for shard, numbers in tqdm(parts, desc=f"plan {name}", unit="shard", disable=None)
+        )
+    return Dataset(section, source, plan, shards, _known_as(section.format, place))
+
+
+def publish_dataset(
+    dataset: Dataset, out: Path, store: ShardStore, entries: Sequence[StoreEntry]
+) -> IngestReport:
+    """Make a folder hold exactly a dataset's shards, side files and manifest, all at once.
+
+    Args:
+        dataset: From `open_dataset`.
+        out: The folder; what an earlier run left there is replaced, and until then stays whole.
+        store: Holds the shards and what was seen of their pictures.
+        entries: ``(key, file name, record)`` of every shard, in uid order.
+
+    Returns:
+        What was found, which is also ``meta["report"]`` of the manifest.
+    """
+    evidence = read_evidence([(key, name) for key, name, _ in entries], dataset.source, store)
+    usable = evidence.filter(pc.equal(evidence["status"], OK))
+    uids, hashes = usable["uid"].to_pylist(), hashes_from_bytes(usable["phash"].to_pylist())
+    rows = dataset.plan.rows
+    splits = rows["split"].take(pc.index_in(usable["uid"], rows["uid"])).to_pylist()
     report = make_report(
-        name,
-        section.format,
-        _known_as(section.format, place),
-        plan,
-        Manifest("images", tuple(records)).counts,
-        found.copied,
-        splits_shared(found.uids, hashes, found.splits),
+        dataset.source.dataset,
+        dataset.section.format,
+        dataset.known_as,
+        dataset.plan,
+        Manifest("images", tuple(record for _, _, record in entries)).counts,
+        Counter(usable["copied"].drop_null().to_pylist()),
+        splits_shared(uids, hashes, splits),
     )
     meta = {
-        "format": section.format,
-        "drawn": section.world is not None,
+        "format": dataset.section.format,
+        "drawn": dataset.section.world is not None,
         "report": report.to_json(),
     }
-    if section.format == "sda":
+    for left in out.parent.glob(f".{out.name}.*.tmp"):  # by a run that was killed here
+        shutil.rmtree(left)
+    partial = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    store.publish(partial, "images", entries, meta)
+    write_hashes(partial, uids, hashes)
+    _carry_truth(Path(dataset.source.root), partial, dataset.plan)
+    if dataset.section.format == "sda":
         write_folder(
-            out / ANNOTATED_FOLDER,
-            (_annotated(plan, out, record) for record in records),
+            partial / ANNOTATED_FOLDER,
+            (_annotated(dataset.plan, store.path(key)) for key, _, _ in entries),
             "annotated",
             {"format": "sda"},
-            names=[record.name for record in records],
+            names=[name for _, name, _ in entries],
         )
-    write_manifest(out, Manifest("images", tuple(records), meta))
+    if out.exists():
+        # First: a folder with a manifest counts as whole.
+        (out / MANIFEST).unlink(missing_ok=True)
+        shutil.rmtree(out)
+    partial.replace(out)
+    clear_plans(dataset.source)
     log.info(report.summary())
     return report
+
+
+def ingest_dataset(
+    section: IngestDatasetParams, out: Path, name: str | None = None, workers: int = 2
+) -> IngestReport:
+    """Ingest one dataset here and now, without a store that outlives the call.
+
+    Args:
+        section: Its parameters.
+        out: Folder to write; what an earlier run left there is replaced.
+        name: The dataset's name, part of every uid; the last part of ``out`` by default.
+        workers: Threads, each at a shard of its own; no result depends on it.
+
+    Returns:
+        What was found; see `publish_dataset`.
+
+    Raises:
+        PedAlignError: A fault of the dataset as a whole; see `tasks.ingest.plan`.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=".ingest-", dir=out.parent) as scratch:
+        store = ShardStore(Path(scratch) / "shards")
+        dataset = open_dataset(section, name or out.name, Path(scratch) / "plans", workers)
+
+        def have(shard: tuple[str, str]) -> StoreEntry:
+            file, key = shard
+            table = make_shard(file, dataset.source, store)
+            return key, file, store.save(key, file, table, "images")
+
+        with ThreadPoolExecutor(workers) as pool:
+            entries = list(pool.map(have, dataset.shards))
+        return publish_dataset(dataset, out, store, entries)
 
 
 def _place(section: IngestDatasetParams) -> Place:
@@ -226,16 +281,6 @@ def _known_as(form: str, place: Place) -> str:
         return form
     found = {_PREFIXES.get(file.name[:4].lower(), "") for file in annotation_files(place)}
     return found.pop() if len(found) == 1 else ""
-
-
-def _clear(out: Path) -> None:
-    """Remove what an earlier run left; the manifest first, since its presence means complete."""
-    out.mkdir(parents=True, exist_ok=True)
-    (out / MANIFEST).unlink(missing_ok=True)
-    for path in out.glob("*.parquet"):
-        path.unlink()
-    if (out / ANNOTATED_FOLDER).is_dir():
-        shutil.rmtree(out / ANNOTATED_FOLDER)
 
 
 def _check_some_are_there(plan: Plan, folder: RawFolder, name: str) -> None:
@@ -258,62 +303,12 @@ def _check_some_are_there(plan: Plan, folder: RawFolder, name: str) -> None:
         )
 
 
-def _shard(
-    rows: pa.Table,
-    folder: RawFolder,
-    section: IngestDatasetParams,
-    name: str,
-    pool: ThreadPoolExecutor,
-    found: _Found,
-) -> pa.Table:
-    """Read the pictures of one shard's rows."""
-
-    def look(path: str, error: str | None) -> Picture | str:
-        if error:
-            return error
-        try:
-            return prepare(folder.read(path), section.min_side, section.max_side)
-        except ImageError as fault:
-            return str(fault)
-
-    # One string column of plain values a row, whatever Arrow's chunks.
-    paths, errors = rows["source_path"].to_pylist(), rows["error"].to_pylist()
-    looked = list(pool.map(look, paths, errors))
-    pictures = [seen if isinstance(seen, Picture) else None for seen in looked]
-    usable = [number for number, picture in enumerate(pictures) if picture]
-    if usable:
-        planes = np.stack([p.thumbnail for p in pictures if p])
-        found.hashes.append(hash_thumbnails(planes))
-        good = rows.take(pa.array(usable))
-        found.uids += good["uid"].to_pylist()
-        found.splits += good["split"].to_pylist()
-    found.copied.update(p.copied for p in pictures if p and p.copied)
-    count = rows.num_rows
-    columns = {
-        "uid": rows["uid"],
-        "dataset": [name] * count,
-        "split": rows["split"],
-        "person_id": rows["person_id"],
-        "camera": rows["camera"],
-        "image": pa.array([p.data if p else None for p in pictures], pa.binary()),
-        "width": pa.array([p.width if p else 0 for p in pictures], pa.int32()),
-        "height": pa.array([p.height if p else 0 for p in pictures], pa.int32()),
-        "captions": rows["captions"],
-        "labels": rows["labels"],
-        "source_path": rows["source_path"],
-        "parent_uid": pa.nulls(count, pa.string()),
-        "status": [OK if p else REJECTED for p in pictures],
-        "error": pa.array([None if p else s for p, s in zip(pictures, looked, strict=True)]),
-    }
-    return conform(pa.table(columns), "images")
-
-
-def _annotated(plan: Plan, out: Path, record: ShardRecord) -> pa.Table:
+def _annotated(plan: Plan, shard: Path) -> pa.Table:
     """Put the regions of an SDA release beside one shard of its pictures."""
     # Imported here: looking up phrases loads spaCy, and only SDA has phrases.
     from tasks.sda import from_sda
 
-    done = read_shard(out, record, ["uid", "status", "error"], verify=False)
+    done = pq.read_table(shard, columns=["uid", "status", "error"])
     told = plan.rows.filter(pc.is_in(plan.rows["uid"], done["uid"].combine_chunks()))
     regions = dict(zip(told["uid"].to_pylist(), told["regions"].to_pylist(), strict=True))
     rows = []

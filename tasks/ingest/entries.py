@@ -3,13 +3,14 @@
 The official files are single JSON lists of up to hundreds of megabytes (CUHK-PEDES ships its
 captions a second time as tokens), so the list is decoded while it is read and memory holds one
 entry. A file that is no list, no UTF-8 or cut in the middle is a fault of the file, not of an
-entry, and stops ingestion.
+entry, and stops ingestion. An entry that can be read in two ways is given as `Refused`.
 """
 
 from __future__ import annotations
 
 import csv
 import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from tasks.errors import PedAlignError
@@ -21,6 +22,19 @@ if TYPE_CHECKING:
 
 _CHUNK = 1 << 20  # characters
 _LARGEST = 64 << 20  # characters of one entry; beyond it the file is not what it claims to be
+_DEEPEST = 16  # brackets within brackets; the layouts need three
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Stands for an entry that is not used."""
+
+    fault: str
+    """``slug: detail``."""
+
+
+class _Repeated(dict[str, Any]):
+    """A mapping in whose text a key stood twice: JSON does not say which value counts."""
 
 
 def read_entries(path: Path) -> Iterator[object]:
@@ -31,7 +45,8 @@ def read_entries(path: Path) -> Iterator[object]:
 
     Yields:
         Its entries, as JSON gives them: mappings, unless the file is odd. CSV gives mappings of
-        strings without the empty cells. A line of JSON lines that is no JSON is its own text.
+        strings without the empty cells. A line of JSON lines that is no JSON is its own text. An
+        entry with a key twice, nested without end or with cells beyond the header is `Refused`.
 
     Raises:
         PedAlignError: The file cannot be read as what its extension says.
@@ -42,6 +57,12 @@ def read_entries(path: Path) -> Iterator[object]:
             f"{path}: an annotation file that ends in {path.suffix!r}",
             f"annotations are {', '.join(kinds)}",
             "name another file under `annotation`, or convert it",
+        )
+    if path.exists() and not path.is_file():
+        raise PedAlignError(
+            f"{path}: not a regular file",
+            "an annotation file is one that can be read to its end",
+            "put the file itself there; reading from a pipe would wait for ever",
         )
     try:
         # `utf-8-sig`, because files that passed through Windows begin with a byte-order mark.
@@ -61,8 +82,34 @@ def read_entries(path: Path) -> Iterator[object]:
         ) from error
 
 
+def _mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    return found if len(found) == len(pairs) else _Repeated(found)
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_mapping)
+
+
+def _checked(value: object, text: str) -> object:
+    """Refuse an entry that is nested too deeply to look at, or that names a key twice."""
+    if text.count("[") + text.count("{") > _DEEPEST and _depth(value) > _DEEPEST:
+        return Refused(f"nested-too-deep: more than {_DEEPEST} levels")
+    if isinstance(value, _Repeated):
+        return Refused(f"duplicate-key: one of {', '.join(value)!r:.80} stands twice")
+    return value
+
+
+def _depth(value: object) -> int:
+    level, depth = [value], 0
+    while level := [part for part in level if isinstance(part, dict | list)]:
+        depth += 1
+        level = [
+            inner for part in level for inner in (part.values() if isinstance(part, dict) else part)
+        ]
+    return depth
+
+
 def _json_list(source: TextIO, path: Path) -> Iterator[object]:
-    decoder = json.JSONDecoder()
     buffer, at, ended, count = "", 0, False, 0
 
     def more() -> None:
@@ -91,7 +138,7 @@ def _json_list(source: TextIO, path: Path) -> Iterator[object]:
         skip_space()
         while True:
             try:
-                value, end = decoder.raw_decode(buffer, at)
+                value, end = _DECODER.raw_decode(buffer, at)
             except RecursionError as error:
                 _damaged(path, count, f"nested too deeply ({error})")
             except ValueError as error:
@@ -104,8 +151,8 @@ def _json_list(source: TextIO, path: Path) -> Iterator[object]:
                 more()
                 continue
             break
-        at = end
-        yield value
+        text, at = buffer[at:end], end
+        yield _checked(value, text)
         count += 1
         mark = skip_space()
         if mark == "]":
@@ -137,12 +184,12 @@ def _json_lines(source: TextIO, path: Path) -> Iterator[object]:  # noqa: ARG001
         if not line.strip():
             continue
         try:
-            yield json.loads(line)
+            yield _checked(_DECODER.decode(line), line)
         except (ValueError, RecursionError):
             yield line
 
 
-def _csv_rows(source: TextIO, path: Path) -> Iterator[dict[str, Any]]:
+def _csv_rows(source: TextIO, path: Path) -> Iterator[object]:
     try:
         rows = csv.DictReader(source, strict=True)
         if not rows.fieldnames:
@@ -151,8 +198,21 @@ def _csv_rows(source: TextIO, path: Path) -> Iterator[dict[str, Any]]:
                 "the first line of a CSV names its columns",
                 "add one, for example image,caption",
             )
+        names = [name for name in rows.fieldnames if name]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise PedAlignError(
+                f"{path}: several columns are called {', '.join(twice)}",
+                "a column has a name of its own",
+                "rename or remove one of them",
+            )
         for row in rows:
-            yield {key: value for key, value in row.items() if key and value}
+            # A caption with a bare comma would otherwise lose its end without a word.
+            beyond = row.pop(None, None) or ()
+            if any(beyond):
+                yield Refused(f"too-many-cells: {beyond!r:.80} stand beyond the header's columns")
+            else:
+                yield {key: value for key, value in row.items() if key and value}
     except csv.Error as error:
         raise PedAlignError(
             f"{path}: not readable as CSV ({error})",

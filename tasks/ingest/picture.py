@@ -44,10 +44,16 @@ def prepare(data: bytes, min_side: int, max_side: int) -> Picture:
         max_side: Longest side stored, in pixels; a larger picture is reduced.
 
     Raises:
-        ImageError: The picture cannot be decoded or is smaller than ``min_side`` (``too-small``).
+        ImageError: The picture cannot be decoded, or is smaller than ``min_side`` as it comes or
+            once it is reduced (``too-small``).
     """
-    header = read_header(data)
-    image = decode(data)
+    try:
+        header = read_header(data)
+        image = decode(data)
+    except (ImageError, MemoryError):
+        raise
+    except Exception as error:  # Pillow, fed with strangers' bytes: a TIFF without sizes, TypeError
+        raise ImageError("broken", f"{type(error).__name__}: {error}") from error
     if min(image.size) < min_side:
         found = f"{image.width}x{image.height} pixels, shorter than {min_side}"
         raise ImageError("too-small", found)
@@ -55,6 +61,9 @@ def prepare(data: bytes, min_side: int, max_side: int) -> Picture:
     if max(image.size) > max_side:
         scale = max_side / max(image.size)
         size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        if min(size) < min_side:
+            found = f"{image.width}x{image.height} pixels would be stored as {size[0]}x{size[1]}"
+            raise ImageError("too-small", found)
         image = image.resize(size, Image.Resampling.LANCZOS)
     stored = encode_jpeg(image, QUALITY) if why else data
     return Picture(stored, image.width, image.height, why, thumbnail(image))

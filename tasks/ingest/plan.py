@@ -48,6 +48,11 @@ PLAN = pa.schema(
     ]
 )
 
+LONGEST_CAPTION = 10_000
+"""Characters of the longest caption that is looked at: 20 times a page-long description, and what
+keeps cleaning quick however entities and markup are piled up."""
+_LONGEST_NAME = 200  # characters of a person's name
+
 _BATCH = 8192
 _EXAMPLES = 5
 
@@ -200,9 +205,9 @@ def _person(value: object, dataset: str) -> str | None:
         # A CSV has no numbers, only their digits; "007" is a name.
         digits = value.isascii() and value.isdigit() and len(value) < 10
         value = int(value) if digits and value == str(int(value)) else value
-    if isinstance(value, str) and value and value.isprintable():
+    if isinstance(value, str) and 0 < len(value) <= _LONGEST_NAME and value.isprintable():
         return f"{dataset}/{value}"
-    if type(value) is int and value >= 0:
+    if type(value) is int and 0 <= value < 1 << 63:
         return f"{dataset}/{value:05d}"
     raise _RowError(f"bad-person: {value!r:.80} is neither a number from 0 nor a name")
 
@@ -218,6 +223,8 @@ def _captions(value: object, notes: _Notes, needed: bool) -> list[str]:
     told = [value] if isinstance(value, str) else value
     if not isinstance(told, list | tuple) or not all(isinstance(text, str) for text in told):
         raise _RowError(f"caption-not-text: {value!r:.80}")
+    if longest := max((len(text) for text in told if len(text) > LONGEST_CAPTION), default=0):
+        raise _RowError(f"caption-too-long: {longest} characters, more than {LONGEST_CAPTION}")
     cleaned = [clean_caption(text) for text in told]
     captions = [text for text in cleaned if text]
     notes.empty += len(cleaned) - len(captions)

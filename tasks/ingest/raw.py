@@ -199,12 +199,28 @@ def check_fingerprint(root: Path, file: Path) -> None:
         )
 
 
+def listing(root: Path, without: str) -> str:
+    """Digest of the names and sizes of a folder's files, one of them left out."""
+    sizes = _sizes(RawFolder(root))
+    return _digest([f"{path}\0{size}" for path, size in sizes.items() if path != without])
+
+
 def _sizes(folder: RawFolder) -> dict[str, int]:
-    return {
-        path: (folder.root / path).stat().st_size
-        for path in folder.walk()
-        if path != FINGERPRINT and (folder.root / path).is_file()
-    }
+    """List the regular files inside; a link that leads outside is not followed even here."""
+    sizes = {}
+    for path in folder.walk():
+        try:
+            status = (folder.root / path).lstat()
+            if stat.S_ISLNK(status.st_mode):
+                found = (folder.root / path).resolve(strict=True)
+                if not found.is_relative_to(folder.root):
+                    continue
+                status = found.stat()
+        except (OSError, RuntimeError):  # a dangling link, a loop
+            continue
+        if path != FINGERPRINT and stat.S_ISREG(status.st_mode):
+            sizes[path] = status.st_size
+    return sizes
 
 
 def _folders(sizes: dict[str, int]) -> dict[str, dict[str, int | str]]:

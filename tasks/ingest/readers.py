@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tasks.errors import PedAlignError
-from tasks.ingest.entries import read_entries
+from tasks.ingest.entries import Refused, read_entries
 from tasks.inputs import optional
 
 if TYPE_CHECKING:
@@ -113,6 +113,9 @@ def _mappings(file: Path, needed: tuple[str, ...]) -> Iterator[tuple[str, Any, s
     """Yield (where, entry, fault): a fault if the entry is no mapping with the needed keys."""
     for number, entry in enumerate(read_entries(file)):
         where = f"{file.name}#{number}"
+        if isinstance(entry, Refused):
+            yield where, {}, entry.fault
+            continue
         if not isinstance(entry, dict):
             yield where, {}, f"not-a-mapping: {entry!r:.80}"
             continue

@@ -1,7 +1,8 @@
 """The built-in world as a raw dataset: drawn into data/raw/NAME, then read like any other.
 
-``drawn.json`` is written last and says from what the folder was drawn, so an unchanged world is
-not drawn twice and nobody's own folder is ever overwritten.
+``drawn.json`` says from what the folder was drawn and what then lay in it, so an unchanged world
+is not drawn twice, a drawing that was interrupted or that has lost a file since is drawn again,
+and nobody's own folder is ever overwritten.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Literal
 
 from tasks.errors import PedAlignError
+from tasks.ingest.raw import listing
 from tasks.params import NonNegative, Positive, params
 from tasks.provenance import code_digest, library_versions
 from tasks.shards import atomic_write
@@ -55,25 +57,31 @@ def draw_world(form: WorldFormat, root: Path, world: WorldParams) -> None:
         "libraries": library_versions("numpy", "pillow"),
     }
     marker = root / MARKER
-    if marker.exists():
-        if json.loads(marker.read_bytes()) == recipe:
-            return
-    elif root.exists() and any(root.iterdir()):
+    begun = marker.exists()
+    if begun and _read(marker) == recipe | {"files": listing(root, MARKER)}:
+        return
+    if not begun and root.exists() and any(root.iterdir()):
         raise PedAlignError(
             f"{root}: not empty, and without {MARKER}",
             "the built-in world is drawn into a folder of its own",
             "move the folder away, or give the dataset another `root`",
         )
-    if root.exists():
-        # Into the folder itself, which may be a link: its content goes, it stays.
-        marker.unlink(missing_ok=True)
-        for child in root.iterdir():
-            shutil.rmtree(child) if child.is_dir() and not child.is_symlink() else child.unlink()
     root.mkdir(parents=True, exist_ok=True)
-    # A drawing that is interrupted must be recognised as one, hence a marker from the start.
-    atomic_write(marker, b"{}")
+    # From the first moment on the folder is known as a drawing, and as one that is not finished.
+    marker.write_bytes(b"{}")
+    for child in root.iterdir():  # its content goes, it stays: it may be a link
+        if child != marker:
+            shutil.rmtree(child) if child.is_dir() and not child.is_symlink() else child.unlink()
     if form == "world-source":
         write_source(root, world.people, world.seed)
     else:
         write_target(root, world.people, world.images_per_person, world.seed)
-    atomic_write(marker, (json.dumps(recipe, indent=1, sort_keys=True) + "\n").encode())
+    told = recipe | {"files": listing(root, MARKER)}
+    atomic_write(marker, (json.dumps(told, indent=1, sort_keys=True) + "\n").encode())
+
+
+def _read(marker: Path) -> object:
+    try:
+        return json.loads(marker.read_bytes())
+    except ValueError:  # killed while the first mark was made
+        return None

@@ -95,6 +95,12 @@ class Sources:
         return named | {name: path for name, path in stages.items() if path is not None}
 
     @property
+    def outputs(self) -> dict[str, Path]:
+        """What every stage left, tables first."""
+        evaluated = {f"evaluate {path.name}": path for path in self.evaluations}
+        return self.tables | dict(self.checkpoints) | evaluated
+
+    @property
     def target_folder(self) -> Path | None:
         """The ingested target set."""
         return next((p for p in self.ingested if p.name == self.target), None)
@@ -165,6 +171,11 @@ class Facts:
     curves: tuple[Curve, ...]
     configs: Mapping[str, Mapping[str, Any]]
     timings: tuple[tuple[str, float, float | None], ...]
+    outputs: Mapping[str, int]
+    """Bytes on disk of what each stage left: tables, checkpoints, evaluations."""
+    cache: Mapping[str, int] | None
+    """Disk use of ``.cache`` (`tasks.disk.cache_use`) after the last stage before the report. From
+    the timings, and not measured here: a report of the same outputs and timings is the same."""
     gap: DomainGap | None
     """Distances to the target before and after restyling."""
 
@@ -213,6 +224,8 @@ def gather(sources: Sources, gap: DomainGap | None = None) -> Facts:
         ),
         configs={name: _settings(path) for name, path in runs.items()},
         timings=_timings(sources.timings),
+        outputs={name: folder_size(path) for name, path in sources.outputs.items()},
+        cache=_cache(sources.timings),
         gap=gap,
     )
 
@@ -374,3 +387,11 @@ def _timings(folder: Path | None) -> tuple[tuple[str, float, float | None], ...]
         peak = body.get("peak_mb")
         entries.append((str(body.get("started", "")), stage, float(body["seconds"]), peak))
     return tuple((stage, seconds, peak) for _, stage, seconds, peak in sorted(entries))
+
+
+def _cache(timings: Path | None) -> dict[str, int] | None:
+    """Read the disk use of ``.cache`` that the last stage recorded beside its time."""
+    bodies = [_json(path) for path in sorted(timings.glob("*.json"))] if timings else []
+    told = [body for body in bodies if isinstance(body.get("cache"), dict)]
+    last = max(told, key=lambda body: str(body.get("started", "")), default=None)
+    return {str(k): int(v) for k, v in last["cache"].items()} if last else None

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import jinja2
 from PIL import Image
 
+from tasks.disk import size_text
 from tasks.report import figures
 from tasks.report.gather import MEASURES, Facts
 
@@ -316,27 +317,28 @@ def _cost(facts: Facts) -> Section:
         text = f"Time and peak memory of each stage's last run; {figures.duration(total)} in all."
         chart = figures.png(figures.timings_chart(facts.timings))
         section.parts.append(Picture("timings", text, chart))
-    rows = [
-        (
-            name,
-            f"{t.rows:,}",
-            size_text(t.size),
-            f"{t.size / t.rows / 1024:.1f} KB" if t.rows else "–",
-        )
-        for name, t in facts.tables.items()
-    ]
-    header = ("table", "rows", "on disk", "a row")
-    section.parts.append(Grid("Disk use of every table.", header, rows))
+    section.parts.append(_disk(facts))
     return section
 
 
-def size_text(size: float) -> str:
-    """Write bytes as people say them: ``640 B``, ``1.5 MB``."""
-    for unit in ("B", "KB", "MB", "GB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TB"
+def _disk(facts: Facts) -> Grid:
+    rows: list[Sequence[str]] = []
+    for name, size in facts.outputs.items():
+        table = facts.tables.get(name)
+        count = f"{table.rows:,}" if table else ""
+        each = f"{size / table.rows / 1024:.1f} KB" if table and table.rows else ""
+        rows.append((name, count, size_text(size), each))
+    text = "Disk use of what every stage left."
+    if facts.cache:
+        parts = (("shards", "shards"), ("trainings", "trainings"), ("running checkpoints", "runs"))
+        said = ", ".join(f"{words} {size_text(facts.cache.get(k, 0))}" for words, k in parts)
+        whole = size_text(facts.cache.get("together", 0))
+        rows.append((f".cache ({said})", "", whole, ""))
+        text += (
+            f" Of .cache, {size_text(facts.cache.get('own', 0))} are on the disk for it alone; the "
+            "rest are other names of the same files. pedalign gc frees what nothing needs."
+        )
+    return Grid(text, ("stage", "rows", "on disk", "a row"), rows)
 
 
 def tiles(facts: Facts) -> list[Tile]:

@@ -1,5 +1,6 @@
 """A dvc.lock cut off at any byte is put back; DVC's empty run-cache folders go."""
 
+import hashlib
 import re
 from pathlib import Path
 
@@ -67,3 +68,24 @@ def test_nothing_to_mend_and_nothing_to_keep(workspace: Path) -> None:
     (workspace / "dvc.lock").unlink()
     mending.keep_lock()
     assert mending.mend() == []
+
+
+def test_a_flipped_bit_in_an_output_goes_with_dvcs_object(workspace: Path) -> None:
+    for number in range(3):
+        data = bytes([number]) * 100
+        name = hashlib.md5(data).hexdigest()
+        kept = workspace / ".dvc" / "cache" / "files" / "md5" / name[:2] / name[2:]
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_bytes(data)
+        (workspace / "data").mkdir(exist_ok=True)
+        (workspace / "data" / f"b{number}.parquet").hardlink_to(kept)
+    assert mending.drop_changed() == []
+    with (workspace / "data" / "b1.parquet").open("r+b") as file:
+        file.write(b"\xff")
+    assert len(mending.drop_changed()) == 2
+    assert sorted(path.name for path in (workspace / "data").iterdir()) == [
+        "b0.parquet",
+        "b2.parquet",
+    ]
+    assert len([p for p in (workspace / ".dvc" / "cache").rglob("*") if p.is_file()]) == 2
+    assert mending.drop_changed() == []

@@ -1,8 +1,10 @@
-"""A stage's run: failures reach the shell, finished shards are kept, orphans end."""
+"""A stage's run: failures reach the shell and Prefect, nothing is left behind, nothing is lost."""
 
+import errno
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -33,6 +35,8 @@ def compute(name, mode):
         raise ValueError("poisoned shard")
     if mode == "rule":
         raise PedAlignError("value 3", "at most 2", "lower it")
+    if mode == "full" and name == "b1.parquet":
+        raise OSError(28, "No space left on device", "out/b1.parquet")
     if mode == "hang":
         Path("hanging").touch()
         time.sleep(60)
@@ -110,21 +114,82 @@ def test_a_mistake_of_the_user_is_a_paragraph(project: Path) -> None:
     )
 
 
-def test_a_stage_ends_when_its_parent_is_killed(project: Path) -> None:
-    # The shell stands for dvc: killing it alone must not leave the stage running.
-    command = f"{sys.executable} -m toy hang & echo $! > pid; wait"
+def hanging(project: Path, *command: str) -> tuple[subprocess.Popen[bytes], psutil.Process]:
+    """Start a command below which a stage hangs in a shard; returns it and the stage."""
+    (project / "hanging").unlink(missing_ok=True)
     parent = subprocess.Popen(
-        ["sh", "-c", command], cwd=project, env=environment(project),
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        command, cwd=project, env=environment(project),
+        stdout=subprocess.DEVNULL, stderr=(project / "stderr").open("wb"),
     )  # fmt: skip
     deadline = time.monotonic() + 120
     while not (project / "hanging").exists():
+        assert parent.poll() is None, (project / "stderr").read_text()
         assert time.monotonic() < deadline
         time.sleep(0.2)
-    child = psutil.Process(int((project / "pid").read_text()))
+    family = [psutil.Process(parent.pid), *psutil.Process(parent.pid).children(recursive=True)]
+    return parent, next(p for p in family if p.cmdline()[1:] == ["-m", "toy", "hang"])
+
+
+def alive(family: list[psutil.Process], timeout: float) -> list[psutil.Process]:
+    _, left = psutil.wait_procs(family, timeout=timeout)
+    return [p for p in left if p.status() != psutil.STATUS_ZOMBIE]
+
+
+def states(project: Path) -> list[tuple[str, str]]:
+    """Last states of the flow runs with their messages, in the order of their making."""
+    query = """
+        SELECT state.type, state.message FROM flow_run
+        JOIN flow_run_state AS state ON state.id = flow_run.state_id ORDER BY flow_run.created
+    """
+    with sqlite3.connect(project / ".prefect" / "prefect.db") as database:
+        return list(database.execute(query))
+
+
+def test_a_stage_ends_when_its_parent_is_killed(project: Path) -> None:
+    # The shell stands for dvc: killing it alone must not leave the stage running.
+    parent, child = hanging(project, "sh", "-c", f"{sys.executable} -m toy hang & wait")
     family = [child, *child.children(recursive=True)]  # Prefect's short-lived server too
     assert len(family) > 1
     parent.send_signal(signal.SIGKILL)
     parent.wait()
-    _, alive = psutil.wait_procs(family, timeout=30)
-    assert [p for p in alive if p.status() != psutil.STATUS_ZOMBIE] == []
+    assert alive(family, 30) == []
+
+
+def test_a_killed_stage_leaves_nothing_and_is_marked_at_the_next_start(project: Path) -> None:
+    stopped, child = hanging(project, sys.executable, "-m", "toy", "hang")
+    left = child.children(recursive=True)  # Prefect's short-lived server, and the guard
+    assert len(left) > 1
+    stopped.kill()
+    stopped.wait()
+    assert alive(left, 30) == []
+    [note] = (project / ".cache" / "running").iterdir()
+    assert json.loads(note.read_bytes())["pid"] == stopped.pid
+    assert [state for state, _ in states(project)] == ["RUNNING"]
+
+    failed = stage(project, "full")
+    (first, why), (second, what) = states(project)
+    assert first == "CRASHED"
+    assert f"Process {stopped.pid} on" in why
+    assert not list((project / ".cache" / "running").iterdir())
+    # What fills the disk is a fault that the user can mend: no traceback, here or in Prefect.
+    assert second == "FAILED"
+    assert what.startswith(f"{project}: no space left")
+    assert "remedy: free space, with `pedalign gc`" in what
+    assert failed.returncode == 1
+    assert f"toy stopped.\n{what}\n" in failed.stderr
+    # The short-lived server may complain of a busy database; the fault itself has no traceback.
+    assert "OSError" not in failed.stdout + failed.stderr
+    assert os.strerror(errno.ENOSPC) not in failed.stderr
+
+
+def test_an_interrupted_stage_leaves_at_once_and_says_so(project: Path) -> None:
+    stopped, child = hanging(project, sys.executable, "-m", "toy", "hang")
+    family = child.children(recursive=True)
+    asked = time.monotonic()
+    stopped.send_signal(signal.SIGINT)
+    assert stopped.wait(30) == 130
+    assert time.monotonic() - asked < 20  # the shard in flight would take a minute
+    assert alive(family, 10) == []
+    assert "Nothing that was finished is lost" in (project / "stderr").read_text()
+    assert states(project) == [("CRASHED", "Interrupted from the keyboard.")]
+    assert not list((project / ".cache" / "running").iterdir())

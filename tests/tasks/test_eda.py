@@ -13,6 +13,7 @@ from tasks.eda import (
     expand_prompts,
     insert_synonyms,
     lexicon,
+    lexicon_revision,
     replace_synonyms,
     swap_words,
     table_synonyms,
@@ -133,3 +134,8 @@ def test_asking_for_an_absent_wordnet_is_an_error(monkeypatch):
     assert lexicon("auto") is table_synonyms
     monkeypatch.setattr(eda, "wordnet_installed", lambda: True)
     assert lexicon("auto") is eda.wordnet_synonyms
+
+
+def test_the_table_has_a_revision_of_its_own(monkeypatch):
+    monkeypatch.setattr(eda, "wordnet_installed", lambda: False)
+    assert lexicon_revision("table") == lexicon_revision("auto") == "table"

@@ -1,6 +1,7 @@
 import io
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image
 from ruamel.yaml import YAML
 from transformers import SwinConfig, SwinModel
 
+from tasks.disk import size_text
 from tasks.errors import PedAlignError
 from tasks.images import encode_jpeg
 from tasks.report import ReportParams, Sources, report
@@ -31,7 +33,6 @@ from tasks.report.figures import (
 from tasks.report.gap import SwinExtractor, measure_gap
 from tasks.report.gather import check_splits, gather, read_evaluation
 from tasks.report.illustrate import choose_queries
-from tasks.report.page import size_text
 from tasks.report.sheets import (
     RIGHT,
     WRONG,
@@ -246,6 +247,30 @@ def test_numbers_of_the_run(data):
     assert facts.evaluations["direct"].besides["by chance"] == {"R@1": 20.0}
     assert [stage for stage, _, _ in facts.timings] == ["adapt", "restyle"]
     assert set(facts.drawn) == {"world-source", "world-target"}
+
+
+def test_disk_use_of_every_stage_and_of_the_cache(data, tmp_path):
+    facts = gather(Sources.under(data, data / "timings"))
+    assert facts.cache is None  # no stage has told
+    assert facts.outputs["restyle"] == facts.tables["restyle"].size
+    curve = data / "checkpoints/finetune/world-target"
+    expected = sum((curve / name).stat().st_size for name in ("curve.csv", "config.json"))
+    assert facts.outputs["finetune world-target"] == expected
+    assert list(facts.outputs)[-2:] == ["evaluate direct", "evaluate finetuned"]
+    use = {"shards": 3 << 20, "trainings": 1 << 20, "runs": 0, "together": 4 << 20, "own": 2048}
+    timings = tmp_path / "timings"
+    shutil.copytree(data / "timings", timings)
+    for started, stage, cache in (("1", "early", {"together": 9}), ("8", "late", use)):
+        body = {"stage": stage, "seconds": 1.0, "started": started, "cache": cache}
+        (timings / f"{stage}.json").write_text(json.dumps(body))
+    sources = Sources.under(data, timings)
+    assert gather(sources).cache == use
+    report(PARAMS, sources, tmp_path / "out")
+    text = (tmp_path / "out/index.html").read_text(encoding="utf-8")
+    assert ".cache (shards 3.0 MB, trainings 1.0 MB, running checkpoints 0 B)" in text
+    assert "4.0 MB" in text
+    assert "2.0 KB are on the disk for it alone" in text
+    assert "evaluate finetuned" in text
 
 
 def test_gap_by_hand(data):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tasks.errors import PedAlignError
 from tasks.ingest import entries
-from tasks.ingest.entries import read_entries
+from tasks.ingest.entries import Refused, read_entries
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=12),
@@ -88,6 +88,33 @@ def test_csv_gives_mappings_without_empty_cells(tmp_path):
     path.write_text("")
     with pytest.raises(PedAlignError, match="header"):
         list(read_entries(path))
+
+
+def test_a_bare_comma_in_a_csv_loses_no_words(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("image,caption\na.jpg,a man, in red\nb.jpg,fine,,\n")
+    first, second = read_entries(path)
+    assert first == Refused("too-many-cells: [' in red'] stand beyond the header's columns")
+    assert second == {"image": "b.jpg", "caption": "fine"}
+    path.write_text("image,caption,,\nc.jpg,x,,\n")
+    assert list(read_entries(path)) == [{"image": "c.jpg", "caption": "x"}]
+    path.write_text("image,caption,image\na.jpg,x,b.jpg\n")
+    with pytest.raises(PedAlignError, match="several columns are called image"):
+        list(read_entries(path))
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+def test_an_entry_that_can_be_read_in_two_ways_is_refused(tmp_path, name):
+    path = tmp_path / name
+    lines = ['{"id": 1, "id": 2}', '{"a": {"b": 1, "b": 2}}', f"{'[' * 17}{']' * 17}",
+             f"{'[' * 16}{']' * 16}", json.dumps([[]] * 40)]  # fmt: skip
+    path.write_text("[" + ",".join(lines) + "]" if name == "a.json" else "\n".join(lines))
+    twice, inner, deep, deepest, wide = read_entries(path)
+    assert twice == Refused("duplicate-key: one of 'id' stands twice")
+    assert inner == {"a": {"b": 2}}  # no layout looks that deep
+    assert deep == Refused("nested-too-deep: more than 16 levels")
+    assert json.dumps(deepest) == lines[3]
+    assert wide == [[]] * 40
 
 
 def test_other_files_are_refused(tmp_path):

@@ -5,6 +5,7 @@ import pytest
 
 from tasks.errors import PedAlignError
 from tasks.ingest import IngestDatasetParams, ingest_dataset
+from tasks.ingest.worlds import WorldParams, draw_world
 from tasks.params import check_section
 from tasks.shards import read_manifest
 
@@ -62,12 +63,78 @@ def test_an_unchanged_world_is_not_drawn_twice(tmp_path, rows):
     assert len(rows(tmp_path / "source")) == 3
 
 
-def test_an_interrupted_drawing_is_drawn_again_and_a_users_folder_is_not_touched(tmp_path):
+def kept(root):
+    return {path.relative_to(root): path.read_bytes() for path in root.rglob("*.*")}
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing may catch it."""
+
+
+@pytest.mark.parametrize("form", ["world-source", "world-target"])
+@pytest.mark.parametrize("images", [0, 1, 5])
+def test_a_drawing_that_was_killed_is_drawn_anew(form, images, tmp_path, monkeypatch):
+    people, each = (6, 1) if form == "world-source" else (20, 1)
+    parameters = WorldParams(people=people, images_per_person=each, seed=0)
+    draw_world(form, tmp_path / "whole", parameters)
+    whole, saved = kept(tmp_path / "whole"), []
+
+    def save(drawing, path):
+        if len(saved) == images:
+            path.write_bytes(b"half a pict")
+            raise Killed
+        saved.append(path)
+        path.write_bytes(b"x")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tasks.world.dataset._save", save)
+        with pytest.raises(Killed):
+            draw_world(form, tmp_path / "raw", parameters)
+    draw_world(form, tmp_path / "raw", parameters)
+    assert kept(tmp_path / "raw") == whole
+
+
+def test_a_kill_while_an_older_drawing_is_cleared_needs_no_help(tmp_path, monkeypatch):
     root = tmp_path / "raw"
-    ingest_dataset(world(root, "world-source", 3, 1), tmp_path / "source")
-    (root / "drawn.json").write_text("{}")
-    (root / "gene_crop/w_0/0.jpg").unlink()
-    assert ingest_dataset(world(root, "world-source", 3, 1), tmp_path / "source").ok == 3
+    draw_world("world-source", root, WorldParams(people=4, images_per_person=1, seed=0))
+
+    def remove(path):
+        raise Killed
+
+    fewer = WorldParams(people=3, images_per_person=1, seed=0)
+    with monkeypatch.context() as patch:
+        patch.setattr("tasks.ingest.worlds.shutil.rmtree", remove)
+        with pytest.raises(Killed):
+            draw_world("world-source", root, fewer)
+    assert list(root.rglob("*.jpg"))
+    draw_world("world-source", root, fewer)
+    assert len(list(root.rglob("*.jpg"))) == 3
+
+
+@pytest.mark.parametrize("marker", [b"", b"{", b"[]", b"{}", b"\xff"])
+def test_a_spoilt_marker_means_that_nothing_is_known(marker, tmp_path):
+    parameters = WorldParams(people=3, images_per_person=1, seed=0)
+    draw_world("world-source", tmp_path, parameters)
+    whole = kept(tmp_path)
+    (tmp_path / "drawn.json").write_bytes(marker)
+    draw_world("world-source", tmp_path, parameters)
+    assert kept(tmp_path) == whole
+
+
+def test_a_drawing_that_lost_a_file_or_a_part_of_one_is_drawn_anew(tmp_path):
+    parameters = WorldParams(people=3, images_per_person=1, seed=0)
+    draw_world("world-source", tmp_path, parameters)
+    whole = kept(tmp_path)
+    first, second, _ = sorted(tmp_path.rglob("*.jpg"))
+    first.unlink()
+    draw_world("world-source", tmp_path, parameters)
+    assert kept(tmp_path) == whole
+    second.write_bytes(b"")
+    draw_world("world-source", tmp_path, parameters)
+    assert kept(tmp_path) == whole
+
+
+def test_a_users_folder_is_not_touched(tmp_path):
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "thesis.txt").write_text("years of work")
