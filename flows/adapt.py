@@ -11,12 +11,15 @@ import shutil
 from functools import partial
 from pathlib import Path
 
+import torch
 from PIL import Image
 from prefect import flow
 
 from flows import windows
 from flows.shards import have_training
 from flows.stage import run
+from flows.together import Progress, team_revision, train_together
+from models.team import number
 from tasks.adapt import AdaptParams, train_dad
 from tasks.curves import write_curve
 from tasks.diffusion import DiffusionParams, base_revision
@@ -29,25 +32,40 @@ from tasks.shards import iter_tables, location, read_manifest
 OUT = Path("data/checkpoints/dad")
 
 
-def train(run_folder: Path, target: Path, diffusion: DiffusionParams, section: AdaptParams) -> Path:
+def train(
+    run_folder: Path,
+    target: Path,
+    diffusion: DiffusionParams,
+    section: AdaptParams,
+    checkpoint_seconds: float,
+    device: torch.device,
+    progress: Progress | None,
+) -> Path:
     """Train, and put what the stage leaves into one folder."""
-    window = windows.Progress("adapt: steps", 100)
 
-    def progress(step: int, steps: int, loss: float) -> None:
-        window.reach(step / steps, f"loss {loss:.4f}")
+    def tell(step: int, steps: int, loss: float) -> None:
+        if progress is not None:
+            progress(step, steps, {"loss": loss})
 
     result = train_dad(
         iter_tables(target),
         diffusion,
         section,
         run_folder,
-        device(),
-        checkpoint_seconds=runtime().checkpoint_seconds,
-        progress=progress,
+        device,
+        checkpoint_seconds=checkpoint_seconds,
+        progress=tell,
     )
-    shutil.copy(result.sheet, result.folder / "samples.png")
-    write_curve(result.folder / "curve.csv", [{"loss": loss} for loss in result.losses])
+    if number() == 0:
+        shutil.copy(result.sheet, result.folder / "samples.png")
+        write_curve(result.folder / "curve.csv", [{"loss": loss} for loss in result.losses])
     return result.folder
+
+
+def make(run_folder: Path, target: Path, diffusion: DiffusionParams, section: AdaptParams) -> Path:
+    """Train, with a bar in the UI."""
+    call = partial(train, run_folder, target, diffusion, section, runtime().checkpoint_seconds)
+    return train_together(call, windows.Steps("adapt").show)
 
 
 @flow
@@ -61,12 +79,11 @@ def adapt() -> None:
         inputs=[read_manifest(target).digest],
         params=[section, diffusion],
         code=["tasks.adapt"],
-        revisions={"base": base_revision(diffusion)},
+        revisions={"base": base_revision(diffusion)} | team_revision(),
         libraries=["diffusers", "numpy", "pillow", "torch", "transformers"],
         device=device().type,
     )
-    make = partial(train, target=target, diffusion=diffusion, section=section)
-    have_training(key, OUT, make)
+    have_training(key, OUT, partial(make, target=target, diffusion=diffusion, section=section))
     windows.losses("adapt", OUT)
     windows.picture(
         "dad-samples",

@@ -42,7 +42,7 @@ def declared(body: dict[str, Any]) -> list[str]:
 
 
 def _is_code(dep: str) -> bool:
-    return dep.startswith(tuple(f"{package}/" for package in PACKAGES)) and (ROOT / dep).is_file()
+    return dep.startswith(tuple(f"{package}/" for package in PACKAGES))
 
 
 def main(*, write: bool) -> int:

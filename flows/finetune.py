@@ -15,6 +15,7 @@ from prefect import flow
 from flows import windows
 from flows.shards import have_training
 from flows.stage import run
+from flows.together import team_revision, train_together
 from tasks.eda import lexicon_revision
 from tasks.finetune import FinetuneParams
 from tasks.finetune import finetune as train
@@ -29,16 +30,16 @@ OUT = Path("data/checkpoints/finetune")
 
 def make(run_folder: Path, images: Path, section: FinetuneParams) -> Path:
     """Train, with a bar in the UI."""
-    return train(
+    call = partial(
+        train,
         images,
         START,
         section,
         run_folder,
-        device(),
         batch=runtime().batch_size,
         checkpoint_seconds=runtime().checkpoint_seconds,
-        progress=windows.Steps("finetune").show,
     )
+    return train_together(call, windows.Steps("finetune").show)
 
 
 @flow
@@ -54,7 +55,8 @@ def finetune(dataset: str) -> None:
         revisions={
             "start": folder_digest(START),
             "synonyms": lexicon_revision(section.synonyms),
-        },
+        }
+        | team_revision(),
         libraries=["numpy", "pillow", "safetensors", "tokenizers", "torch", "transformers"],
         device=device().type,
     )

@@ -56,8 +56,23 @@ def keepers() -> list[psutil.Process]:
     return found
 
 
+def left_by_dvc() -> bool:
+    """Say whether DVC started this stage and was gone before the stage could look for it.
+
+    A shell in between may live on, so the chain of parents alone does not tell.
+    """
+    if "DVC_STAGE" not in os.environ:
+        return False
+    try:
+        return not any("dvc" in " ".join(parent.cmdline()) for parent in psutil.Process().parents())
+    except psutil.Error:  # of another user, or just gone: the watch will tell
+        return False
+
+
 def end_with_parent() -> None:
     """End this process and its children when one that it works for ends."""
+    if left_by_dvc():
+        sys.exit("dvc ended before this stage began; nothing was computed.")
     parent, watched = os.getppid(), keepers()
 
     def watch() -> None:

@@ -15,6 +15,7 @@ from prefect import flow
 from flows import windows
 from flows.shards import have_training
 from flows.stage import run
+from flows.together import team_revision, train_together
 from tasks.inputs import Inputs, optional
 from tasks.params import read_section
 from tasks.pretrain import PretrainParams
@@ -28,15 +29,15 @@ OUT = Path("data/checkpoints/pretrain")
 
 def make(run_folder: Path, images: Path, annotations: Path | None, section: PretrainParams) -> Path:
     """Train, with a bar in the UI."""
-    return train(
+    call = partial(
+        train,
         images,
         annotations,
         section,
         run_folder,
-        device(),
         checkpoint_seconds=runtime().checkpoint_seconds,
-        progress=windows.Steps("pretrain").show,
     )
+    return train_together(call, windows.Steps("pretrain").show)
 
 
 @flow
@@ -56,7 +57,7 @@ def pretrain() -> None:
         inputs=[read_manifest(folder).digest for folder in folders],
         params=section,
         code=["tasks.pretrain"],
-        revisions={part: model_revision(name) for part, name in names.items()},
+        revisions={part: model_revision(name) for part, name in names.items()} | team_revision(),
         libraries=["numpy", "pillow", "safetensors", "tokenizers", "torch", "transformers"],
         device=device().type,
     )

@@ -36,6 +36,7 @@ from tqdm import tqdm
 from models.dad.base import Base, folder_revision
 from models.dad.controlnet import DaDObjective, new_controlnet
 from models.dad.restyler import Restyler, Sampling
+from models.team import average, join, number, own_part, processes, wait
 from tasks.diffusion import DiffusionParams, open_base
 from tasks.errors import PedAlignError
 from tasks.pairs import LOOK, Pairs, cache_pairs, look_statistics
@@ -124,7 +125,8 @@ def train_dad(
         section: How to train.
         run_folder: Belongs to this training alone (same data, parameters and code); holds the
             cache, the running checkpoint, the samples and, last, the finished ControlNet.
-        device: Where to compute.
+        device: Where to compute. Called in several processes that accelerate has joined,
+            each computes its part of a batch and the first one writes.
         checkpoint_seconds: Wall time between checkpoints; changes no result.
         progress: Called with step, steps and loss, after every step.
 
@@ -135,15 +137,21 @@ def train_dad(
         PedAlignError: No base, no data, or a loss that is not finite.
     """
     base = open_base(diffusion, device)
+    if number() > 0:
+        wait()  # the first process encodes for all
     data = cache_pairs(tables, base, diffusion.size, run_folder / "cache")
+    if number() == 0:
+        wait()
     objective = DaDObjective(base, new_controlnet(base, section.seed), diffusion.size)
     loop = _Loop(objective, data, section, base.device)
     loop.resume(run_folder / "running.pt")
     saved = time.monotonic()
     marks = {0: "before", loop.steps // 2: "halfway", loop.steps: "after"}
-    with tqdm(total=loop.steps, initial=loop.step, desc="adapt", unit="step") as bar:
+    with tqdm(
+        total=loop.steps, initial=loop.step, desc="adapt", unit="step", disable=number() > 0
+    ) as bar:
         while True:
-            if (name := marks.get(loop.step)) is not None:
+            if (name := marks.get(loop.step)) is not None and number() == 0:
                 _sample(loop, base, diffusion.size, run_folder / f"{name}.png")
             if loop.step == loop.steps:
                 break
@@ -155,17 +163,20 @@ def train_dad(
             if time.monotonic() - saved >= checkpoint_seconds and loop.step < loop.steps:
                 loop.save(run_folder / "running.pt")
                 saved = time.monotonic()
-    folder = run_folder / "controlnet"
-    partial = run_folder / f".controlnet.{os.getpid()}.tmp"
-    loop.finished().save_pretrained(partial)
-    save_file({"statistics": look_statistics(data)}, partial / LOOK)
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.replace(folder)
+    folder, sheet = run_folder / "controlnet", run_folder / "sheet.png"
+    if number() == 0:
+        partial = run_folder / f".controlnet.{os.getpid()}.tmp"
+        loop.finished().save_pretrained(partial)
+        save_file({"statistics": look_statistics(data)}, partial / LOOK)
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.replace(folder)
+        _sheet(data, base, run_folder).save(sheet)
+    wait()
     return AdaptResult(
         folder=folder,
         digest=folder_revision(folder),
         losses=loop.losses,
-        sheet=_sheet(data, base, run_folder),
+        sheet=sheet,
         images=len(data.latents),
         pairs=len(data.pairs),
         skipped=data.skipped,
@@ -173,7 +184,7 @@ def train_dad(
 
 
 class _Loop:
-    """One training: its weights, its optimiser, its place."""
+    """One training: its weights, its optimiser, its place; of a team each process has one."""
 
     def __init__(
         self, objective: DaDObjective, data: Pairs, section: AdaptParams, device: torch.device
@@ -182,6 +193,13 @@ class _Loop:
         self.batch = min(section.batch, len(data.pairs))
         self.per_epoch = len(data.pairs) // self.batch
         self.steps = self.per_epoch * section.epochs
+        if self.batch % processes():
+            raise PedAlignError(
+                f"adapt: a batch of {self.batch} for {processes()} processes",
+                "every process takes an equal part of each batch",
+                f"set adapt.batch to a multiple of {processes()}, or runtime.yaml's processes to 1",
+            )
+        self.joined = join(objective)
         self.step = 0
         self.losses: list[float] = []
         self.optimizer = torch.optim.AdamW(
@@ -199,7 +217,8 @@ class _Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = self._rate()
         self.objective.train()
-        loss = self.objective(clean, words, noise, steps)
+        # Drawn whole by every process, so that the draw does not depend on their number.
+        loss = self.joined(*(own_part(part) for part in (clean, words, noise, steps)))
         self.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.objective.parameters(), self.section.clip)
@@ -207,7 +226,7 @@ class _Loop:
         if self.ema is not None:
             self.ema.step(self.objective.parameters())
         self.step += 1
-        value = float(loss.item())
+        value = float(average(loss.detach()).item())
         if not np.isfinite(value):
             raise PedAlignError(
                 f"adapt: the loss of step {self.step} is {value}",
@@ -241,6 +260,8 @@ class _Loop:
 
     def save(self, path: Path) -> None:
         """Write the running checkpoint so that it is either absent or whole."""
+        if number() > 0:  # all processes hold the same
+            return
         state = {
             "controlnet": self.objective.controlnet.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -304,12 +325,10 @@ def _sample(loop: _Loop, base: Base, size: tuple[int, int], path: Path) -> None:
     Image.fromarray(np.concatenate(made, axis=1)).save(path)
 
 
-def _sheet(data: Pairs, base: Base, folder: Path) -> Path:
+def _sheet(data: Pairs, base: Base, folder: Path) -> Image.Image:
     rows = _examples(data)
     latents = torch.from_numpy(data.latents[rows[:, 0], 0]).float()
     seen = base.decode_latents(latents.to(base.device)).add(1).mul(127.5).round().to(torch.uint8)
     target = np.concatenate(seen.permute(0, 2, 3, 1).cpu().numpy(), axis=1)
     made = [np.asarray(Image.open(folder / f"{n}.png")) for n in ("before", "halfway", "after")]
-    path = folder / "sheet.png"
-    Image.fromarray(np.concatenate([target, *made], axis=0)).save(path)
-    return path
+    return Image.fromarray(np.concatenate([target, *made], axis=0))

@@ -370,25 +370,43 @@ def _trim(batch: dict[str, NDArray[np.int64]]) -> None:
 class EpochBatches(Sampler[list[tuple[int, int]]]):
     """Full shuffling each epoch, as a pure function of seed and step; the remainder is dropped."""
 
-    def __init__(self, count: int, batch: int, epochs: int, seed: int, start: int = 0) -> None:
+    def __init__(
+        self,
+        count: int,
+        batch: int,
+        epochs: int,
+        seed: int,
+        start: int = 0,
+        *,
+        part: tuple[int, int] = (0, 1),
+    ) -> None:
         """Plan the batches from step ``start`` on.
 
+        Args:
+            count: Pairs in all.
+            batch: Pairs a step, over all processes.
+            epochs: How often each pair comes.
+            seed: Decides the order.
+            start: The first step.
+            part: Which part of each batch, of how many: a process's own, of several.
+
         Raises:
-            PedAlignError: There are fewer pairs than a batch holds.
+            PedAlignError: There are fewer pairs than a batch holds, or a batch cannot be parted.
         """
+        if batch % part[1]:
+            raise PedAlignError(
+                f"a batch of {batch} for {part[1]} processes",
+                "every process takes an equal part of each batch",
+                f"set the batch to a multiple of {part[1]}, or processes in runtime.yaml to 1",
+            )
         if count < batch:
             raise PedAlignError(
                 f"{count} training pairs for a batch of {batch}",
                 "an epoch holds at least one whole batch",
                 f"set the batch to {count} or less, or train on more data",
             )
-        self.count, self.batch, self.epochs, self.seed, self.start = (
-            count,
-            batch,
-            epochs,
-            seed,
-            start,
-        )
+        self.count, self.batch, self.epochs = count, batch, epochs
+        self.seed, self.start, self.part = seed, start, part
 
     @property
     def per_epoch(self) -> int:
@@ -409,6 +427,8 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
             )
             for at in range(begin, self.per_epoch):
                 rows = order[at * self.batch : (at + 1) * self.batch]
+                own, parts = self.part
+                rows = rows[own * len(rows) // parts : (own + 1) * len(rows) // parts]
                 yield [(epoch, int(row)) for row in rows]
 
 

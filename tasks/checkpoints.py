@@ -18,6 +18,7 @@ from typing import Any
 from transformers import BertTokenizerFast
 
 from models.mra import MRA
+from models.team import number
 from tasks.curves import write_curve
 from tasks.errors import PedAlignError
 
@@ -44,6 +45,8 @@ def save_checkpoint(
     Returns:
         The folder.
     """
+    if number() > 0:  # of processes that train together the first one writes
+        return folder
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

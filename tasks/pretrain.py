@@ -21,6 +21,7 @@ from transformers import BertConfig, SwinConfig
 
 from models.mra import MRA, READINGS, MRAConfig
 from models.mra.objectives import PretrainObjective
+from models.team import number, processes
 from tasks.augment import Recipe
 from tasks.batches import EpochBatches, PairDataset, Preparation, load, read_pairs
 from tasks.checkpoints import load_model, save_checkpoint, summary
@@ -110,7 +111,8 @@ def pretrain(
             caption of an image is then a pair.
         section: How.
         run_folder: Belongs to this training alone.
-        device: Where to compute.
+        device: Where to compute. Called in several processes that accelerate has joined,
+            each computes its part and the first one writes.
         workers: Processes that prepare batches; changes no result.
         checkpoint_seconds: Wall time between running checkpoints; changes no result.
         progress: Called with step, steps and the newest row of the curve.
@@ -188,9 +190,12 @@ _WORDS = ("start", "none")
 def from_step(
     dataset: PairDataset, plan: Plan, workers: int, start: int
 ) -> Iterator[dict[str, Tensor]]:
-    """Give a training's batches from a step on."""
-    seed = dataset.preparation.seed
-    return load(dataset, EpochBatches(plan.pairs, plan.batch, plan.epochs, seed, start), workers)
+    """Give a training's batches from a step on: this process's part of each."""
+    order = EpochBatches(
+        plan.pairs, plan.batch, plan.epochs, dataset.preparation.seed, start,
+        part=(number(), processes()),
+    )  # fmt: skip
+    return load(dataset, order, workers)
 
 
 def new_model(section: PretrainParams) -> MRA:

@@ -42,6 +42,7 @@ EXEMPT = frozenset(
         "flows.mending",
         "flows.shards",
         "flows.stage",
+        "flows.together",
         "flows.workers",
         "flows.windows",
         "tasks",

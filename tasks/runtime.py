@@ -37,6 +37,9 @@ class Runtime:
     """Address of a running Dask or Ray cluster; empty starts ``workers`` on this machine."""
     store: str = ""
     """A shared store behind ``.cache``: any location of fsspec, ``s3://team/pedalign`` say."""
+    processes: Positive = 1
+    """Processes of one training on this machine, each with a GPU; they part every batch. The last
+    bits of a result depend on it, so it is part of a training's key."""
     batch_size: Positive = 64
     """Images a forward pass where the size cannot change a result beyond float noise."""
     checkpoint_seconds: PositiveFloat = 30.0

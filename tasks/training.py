@@ -25,6 +25,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from models.team import average, join, number
 from tasks.errors import PedAlignError
 from tasks.params import NonNegative, Positive, PositiveFloat, Strings, params
 from tasks.shards import item_seed
@@ -191,7 +192,7 @@ class Loop:
     def __init__(
         self, objective: nn.Module, plan: Plan, settings: TrainingParams, device: torch.device
     ) -> None:
-        """Set up at step 0.
+        """Set up at step 0. Of processes that train together each has one; they stay equal.
 
         Args:
             objective: ``objective(batch, generator)`` gives named losses and their sum "loss".
@@ -208,6 +209,7 @@ class Loop:
             settings.doubled,
         )
         self.optimizer = torch.optim.AdamW(groups, betas=BETAS, eps=EPSILON, fused=True)
+        self.joined = join(objective)
         self.warmup = warmup_steps(settings.warmup, plan.scheduled)
         self.step = 0
         self.rows: list[Row] = []
@@ -222,7 +224,9 @@ class Loop:
         )
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * factor
-        torch.manual_seed(item_seed("dropout", self.settings.seed, str(self.step)))
+        # Processes that train together drop other activations, each of its own rows.
+        place = f"{self.step}/{number()}" if number() else str(self.step)
+        torch.manual_seed(item_seed("dropout", self.settings.seed, place))
         generator = torch.Generator().manual_seed(
             item_seed("negatives", self.settings.seed, str(self.step))
         )
@@ -230,13 +234,14 @@ class Loop:
         self.objective.train()
         half = self.settings.precision == "bf16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
-            losses = self.objective(batch, generator)
+            losses = self.joined(batch, generator)
         self.optimizer.zero_grad(set_to_none=True)
         losses["loss"].backward()
         self.optimizer.step()
         self.step += 1
         # Losses wait on the device: reading each at once would stall a GPU every step.
         values = torch.stack([value.detach().float() for value in losses.values()])
+        values = average(values)
         self._pending.append((self.settings.learning_rate * factor, list(losses), values))
         if len(self._pending) >= 20:
             self.collect()
@@ -270,6 +275,8 @@ class Loop:
     def save(self, path: Path) -> None:
         """Write the running checkpoint so that it is either absent or whole."""
         self.collect()
+        if number() > 0:  # all processes hold the same
+            return
         state = {
             "objective": self.objective.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -352,11 +359,13 @@ def train(
     loop.resume(running)
     saved = time.monotonic()
     source = batches(loop.step)
-    with tqdm(total=plan.steps, initial=loop.step, desc=name, unit="step") as bar:
+    with tqdm(
+        total=plan.steps, initial=loop.step, desc=name, unit="step", disable=number() > 0
+    ) as bar:
         while loop.step < plan.steps:
             loop.advance(next(source))
             bar.update()
-            if validate is not None and loop.step % plan.per_epoch == 0:
+            if validate is not None and loop.step % plan.per_epoch == 0 and number() == 0:
                 model.eval()
                 loop.consider(validate(), model)
             if loop.step % 10 == 0 or loop.step == plan.steps:

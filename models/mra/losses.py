@@ -103,13 +103,28 @@ def matching_pairs(negatives: Negatives) -> tuple[Tensor, Tensor, Tensor, Tensor
     return text_R, image_R, label_R, weight_R
 
 
-def matching_loss(logits_R2: Tensor, label_R: Tensor, weight_R: Tensor) -> Tensor:
-    """ITM (and RPM): two-way cross-entropy, averaged over the pairs with weight."""
+def matching_loss(
+    logits_R2: Tensor, label_R: Tensor, weight_R: Tensor, total: Tensor | None = None
+) -> Tensor:
+    """ITM (and RPM): two-way cross-entropy, averaged over the pairs with weight.
+
+    Args:
+        logits_R2: Logits; class 1 is "they match".
+        label_R: 1 where they match.
+        weight_R: 0 for a pair that does not count.
+        total: What to divide by, where these pairs are a share of more; None: their own weight.
+    """
     losses_R = F.cross_entropy(logits_R2.float(), label_R, reduction="none")
-    return (losses_R * weight_R).sum() / weight_R.sum()
+    return (losses_R * weight_R).sum() / (weight_R.sum() if total is None else total)
 
 
-def masked_token_loss(logits_MV: Tensor, labels_M: Tensor) -> Tensor:
-    """MLM: cross-entropy averaged over the labelled positions, 0 where there is none."""
-    total = F.cross_entropy(logits_MV.float(), labels_M, ignore_index=-100, reduction="sum")
-    return total / (labels_M != -100).sum().clamp(min=1)
+def masked_token_loss(logits_MV: Tensor, labels_M: Tensor, total: Tensor | None = None) -> Tensor:
+    """MLM: cross-entropy averaged over the labelled positions, 0 where there is none.
+
+    Args:
+        logits_MV: Logits over the vocabulary.
+        labels_M: The hidden word pieces, -100 where there is none.
+        total: What to divide by, where these are a share of more; None: their own number.
+    """
+    summed = F.cross_entropy(logits_MV.float(), labels_M, ignore_index=-100, reduction="sum")
+    return summed / ((labels_M != -100).sum() if total is None else total).clamp(min=1)

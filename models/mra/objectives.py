@@ -13,7 +13,8 @@ region_ids, region_mask (B, L'), phrase_id (B,), patch_mask (B, P) with 1 inside
 EDA branch eda_ids, eda_mask (B, L').
 
 One step encodes each image once, computes its keys and values once for ITM, RPM and MLM, encodes
-clean and masked text in one pass and fuses positives and negatives in one pass.
+clean and masked text in one pass and fuses positives and negatives in one pass. With several
+processes B are the rows of one, and after encoding those of all (`models.team`).
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from models.mra.losses import (
 from models.mra.model import MRA, normalise
 from models.mra.pooling import masked_mean
 from models.mra.text import ImageKeys
+from models.team import gather, gather_batch, own_share, processes, shared
 
 Batch = dict[str, Tensor]
 Losses = dict[str, Tensor]
@@ -41,11 +43,14 @@ Losses = dict[str, Tensor]
 TEXT_KEYS = ("image", "ids", "mask", "person", "masked_ids", "masked_labels")
 REGION_KEYS = ("region_ids", "region_mask", "phrase_id", "patch_mask")
 EDA_KEYS = ("eda_ids", "eda_mask")
+OWN = ("image",)
+"""What the process that has it encodes; of the rest the losses need the rows of all."""
+PADDING = {"masked_labels": -100}
 
 
 @dataclass
 class _Encoded:
-    """A batch's images and clean texts, encoded once."""
+    """Images and clean texts of a batch, of all processes, encoded once."""
 
     model: MRA
     image_BPD: Tensor
@@ -85,27 +90,39 @@ class _Objective(nn.Module):
         self.model = model
         self.label_smoothing = label_smoothing
 
-    def _encode(self, batch: Batch, inside_BP: Tensor | None = None) -> _Encoded:
-        """Encode images once, clean and masked text in one pass."""
+    def _encode(self, batch: Batch, whole: Batch, inside_BP: Tensor | None = None) -> _Encoded:
+        """Encode own images once, own clean and masked text in one pass; gather those of all.
+
+        Args:
+            batch: Own rows.
+            whole: Rows of all processes.
+            inside_BP: Patches of the regions, of all.
+        """
         model = self.model
-        image_BPD, image_feature_BE = model.encode_image(batch["image"])
+        image_BPD = gather(model.vision_encoder(batch["image"]))
         both = model.text_encoder.encode(
             torch.cat([batch["ids"], batch["masked_ids"]]), batch["mask"].repeat(2, 1)
         )
-        text_BLD, masked_BLD = both.chunk(2)
+        text_BLD, masked_BLD = (gather(part) for part in both.chunk(2))
         region_BD = None
         if inside_BP is not None and model.config.reading.region_token:
             region_BD = masked_mean(image_BPD[:, 1:], inside_BP)
         return _Encoded(
             model=model,
             image_BPD=image_BPD,
-            image_feature_BE=image_feature_BE,
+            image_feature_BE=normalise(model.image_feature(image_BPD)),
             text_BLD=text_BLD,
             masked_BLD=masked_BLD,
-            mask_BL=batch["mask"],
-            text_feature_BE=normalise(model.text_feature(text_BLD, batch["mask"])),
+            mask_BL=whole["mask"],
+            text_feature_BE=normalise(model.text_feature(text_BLD, whole["mask"])),
             region_BD=region_BD,
         )
+
+    def _encode_text(self, batch: Batch, whole: Batch, name: str) -> tuple[Tensor, Tensor]:
+        """Encode own rows of another text of the batch; tokens and features of all."""
+        own_BLD = self.model.text_encoder.encode(batch[f"{name}_ids"], batch[f"{name}_mask"])
+        text_BLD, mask_BL = gather(own_BLD), whole[f"{name}_mask"]
+        return text_BLD, normalise(self.model.text_feature(text_BLD, mask_BL))
 
     def _contrast(self, image_BE: Tensor, text_BE: Tensor, ids_B: Tensor) -> Tensor:
         """ITC or RPC."""
@@ -126,25 +143,36 @@ class _Objective(nn.Module):
     ) -> Tensor:
         """ITM or RPM: hard negatives by the current features, positives and negatives at once."""
         negatives = hard_negatives(image_BE, text_BE, self.model.temp, ids_B, generator)
-        text_R, image_R, label_R, weight_R = matching_pairs(negatives)
+        pairs = matching_pairs(negatives)
+        total = pairs[-1].sum()
+        text_R, image_R, label_R, weight_R = (own_share(part) for part in pairs)
         logits_R2 = self.model.match_pairs(
             text_BLD, mask_BL, keys, image_mask_BP, text_index_R=text_R, image_index_R=image_R
         )
-        return matching_loss(logits_R2, label_R, weight_R)
+        return shared(matching_loss(logits_R2, label_R, weight_R, total))
 
     def _predict_masked(self, encoded: _Encoded, labels_BL: Tensor) -> Tensor:
         """MLM: fuse the masked text with its image, predict the labelled positions only."""
+        total = (labels_BL != -100).sum()
+        rows = None  # text b with image b
+        if processes() > 1:
+            rows = own_share(torch.arange(len(labels_BL), device=labels_BL.device))
+        labels_BL = own_share(labels_BL)
         labelled_BL = labels_BL != -100
         # Labelled positions first, in order; K is the most that any row has.
         most = max(int(labelled_BL.sum(1).max()), 1)
         positions_BK = labelled_BL.int().argsort(dim=1, descending=True, stable=True)[:, :most]
         labels_BK = labels_BL.gather(1, positions_BK)
         fused_BKD = self.model.text_encoder.fuse(
-            encoded.masked_BLD, encoded.mask_BL, encoded.keys, positions_BK=positions_BK
+            own_share(encoded.masked_BLD),
+            own_share(encoded.mask_BL),
+            encoded.keys,
+            image_index_R=rows,
+            positions_BK=positions_BK,
         )
         chosen = labels_BK != -100
         logits_MV = self.model.text_encoder.cls(fused_BKD[chosen])
-        return masked_token_loss(logits_MV, labels_BK[chosen])
+        return shared(masked_token_loss(logits_MV, labels_BK[chosen], total))
 
     def _image_text(
         self, batch: Batch, encoded: _Encoded, generator: torch.Generator | None
@@ -200,23 +228,29 @@ class PretrainObjective(_Objective):
         """
         regions = self.region_weight > 0
         _require(batch, TEXT_KEYS + (REGION_KEYS if regions else ()))
+        whole = gather_batch(batch, OWN, PADDING)
         if not regions:
-            return _total(self._image_text(batch, self._encode(batch), generator))
-        inside_BP = whole_if_empty(batch["patch_mask"])
-        encoded = self._encode(batch, inside_BP)
-        losses = self._image_text(batch, encoded, generator)
-        rpc, rpm = self._regions(batch, encoded, inside_BP, generator)
+            return _total(self._image_text(whole, self._encode(batch, whole), generator))
+        inside_BP = whole_if_empty(whole["patch_mask"])
+        encoded = self._encode(batch, whole, inside_BP)
+        losses = self._image_text(whole, encoded, generator)
+        rpc, rpm = self._regions(batch, whole, encoded, inside_BP, generator)
         beta = self.region_weight**2 if self.model.config.reading.beta_twice else self.region_weight
         return _total({**losses, "rpc": beta * rpc, "rpm": beta * rpm})
 
     def _regions(
-        self, batch: Batch, encoded: _Encoded, inside_BP: Tensor, generator: torch.Generator | None
+        self,
+        batch: Batch,
+        whole: Batch,
+        encoded: _Encoded,
+        inside_BP: Tensor,
+        generator: torch.Generator | None,
     ) -> tuple[Tensor, Tensor]:
         """RPC and RPM, without their weight."""
         model = self.model
-        phrase_BLD, phrase_BE = model.encode_text(batch["region_ids"], batch["region_mask"])
+        phrase_BLD, phrase_BE = self._encode_text(batch, whole, "region")
         region_BE = normalise(model.region_feature(encoded.image_BPD, inside_BP))
-        rpc = self._contrast(region_BE, phrase_BE, batch["phrase_id"])
+        rpc = self._contrast(region_BE, phrase_BE, whole["phrase_id"])
         # Token 0 stands for the whole image, so a region never attends it.
         parts = [torch.zeros_like(inside_BP[:, :1]), inside_BP]
         if encoded.region_BD is not None:
@@ -226,9 +260,9 @@ class PretrainObjective(_Objective):
             torch.cat(parts, dim=1),
             region_BE,
             phrase_BLD,
-            batch["region_mask"],
+            whole["region_mask"],
             phrase_BE,
-            batch["phrase_id"],
+            whole["phrase_id"],
             generator,
         )
         return rpc, rpm
@@ -266,19 +300,20 @@ class FinetuneObjective(_Objective):
         """
         edits = self.eda_weight > 0
         _require(batch, TEXT_KEYS + (EDA_KEYS if edits else ()))
-        encoded = self._encode(batch)
-        losses = self._image_text(batch, encoded, generator)
+        whole = gather_batch(batch, OWN, PADDING)
+        encoded = self._encode(batch, whole)
+        losses = self._image_text(whole, encoded, generator)
         if edits:
-            eda_BLD, eda_BE = self.model.encode_text(batch["eda_ids"], batch["eda_mask"])
-            itc = self._contrast(encoded.image_feature_BE, eda_BE, batch["person"])
+            eda_BLD, eda_BE = self._encode_text(batch, whole, "eda")
+            itc = self._contrast(encoded.image_feature_BE, eda_BE, whole["person"])
             itm = self._match(
                 encoded.keys,
                 None,
                 encoded.image_feature_BE,
                 eda_BLD,
-                batch["eda_mask"],
+                whole["eda_mask"],
                 eda_BE,
-                batch["person"],
+                whole["person"],
                 generator,
             )
             losses |= {"itc_eda": self.eda_weight * itc, "itm_eda": self.eda_weight * itm}

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import psutil
+import pytest
 
 from flows import guard
 
@@ -67,3 +68,20 @@ def test_a_process_that_is_gone_does_not_live() -> None:
     assert not guard.lives(known)
     guard.kill([known])  # and killing it again is no fault
     assert guard.lives(psutil.Process())
+
+
+def test_a_stage_whose_dvc_has_gone_before_it_began_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("DVC_STAGE", raising=False)
+    assert not guard.left_by_dvc()
+    # Nobody above this test is a dvc; below one the stage goes on.
+    monkeypatch.setenv("DVC_STAGE", "restyle")
+    assert guard.left_by_dvc()
+    ask = "from flows import guard; print(guard.left_by_dvc())"
+    program = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
+    done = subprocess.run(
+        [sys.executable, "-c", program, ask, "dvc"], cwd=ROOT, capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
+    assert done.stdout.strip() == "False"

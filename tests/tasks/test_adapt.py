@@ -3,6 +3,8 @@
 import dataclasses
 import io
 import shutil
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from flows.adapt import train
+from flows.together import train_together
 from tasks import adapt
 from tasks.adapt import AdaptParams, train_dad
 from tasks.diffusion import DiffusionParams, base_revision, open_base
@@ -22,8 +26,9 @@ from tasks.errors import PedAlignError
 from tasks.images import encode_jpeg
 from tasks.pairs import cache_pairs
 from tasks.restyle import RestyleParams, open_restyler, restyle_table
+from tasks.runtime import runtime
 from tasks.schemas import IMAGES
-from tasks.shards import image_uid
+from tasks.shards import image_uid, write_folder
 
 SIZE = (16, 8)
 PARAMS = AdaptParams(
@@ -221,3 +226,33 @@ def test_a_pickle_in_place_of_weights_is_refused(diffusion, tmp_path):
     weights_file.rename(weights_file.with_suffix(".bin"))
     with pytest.raises(PedAlignError, match=r"diffusion\.base"):
         open_base(dataclasses.replace(diffusion, base=str(folder)), "cpu")
+
+
+@pytest.mark.slow
+def test_two_processes_end_with_the_weights_of_one(diffusion, tmp_path, monkeypatch):
+    write_folder(tmp_path / "target", [target(12)], "images", {}, shard_rows=20)
+    (tmp_path / "runtime.yaml").write_text("processes: 2\ndevice: cpu\n")
+    monkeypatch.chdir(tmp_path)
+    runtime.cache_clear()
+    made = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        call = partial(train, tmp_path / name, tmp_path / "target", diffusion, PARAMS, 30.0)
+        told: list[int] = []
+
+        def tell(step: int, steps: int, row: Mapping[str, float], told: list[int] = told) -> None:
+            told.append(step)
+
+        if name == "one":
+            made.append(call(torch.device("cpu"), tell))
+        else:
+            made.append(train_together(call, tell))
+        assert told == list(range(1, 9))
+    runtime.cache_clear()
+    one, two = made
+    rows = [(folder / "curve.csv").read_text().split()[1:] for folder in made]
+    losses = [[float(row.split(",")[-1]) for row in each] for each in rows]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    for name, value in weights(one).items():
+        assert torch.allclose(value, weights(two)[name], atol=1e-4), name
+    assert (two / "samples.png").exists()
