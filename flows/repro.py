@@ -38,6 +38,8 @@ from rich.table import Table
 from flows import faults, guard, liveness, mending, windows
 from flows.stage import GROUP_VARIABLE, PARENT_VARIABLE, find_server
 from tasks.errors import PedAlignError
+from tasks.inputs import NOTHING
+from tasks.params import PARAMS_FILE, read_yaml
 from tasks.runtime import cache_root, runtime
 
 SKIPPED = (
@@ -230,8 +232,8 @@ def main(arguments: list[str]) -> None:
     os.environ[GROUP_VARIABLE] = group
     command = arguments if arguments[:1] == ["exp"] else ["repro", *arguments]
     try:
-        for mended in mending.mend():
-            console.print(f"[yellow]{mended}[/yellow]")
+        for said in (*mending.mend(), *changed_datasets()):
+            console.print(f"[yellow]{said}[/yellow]")
         with guard.start(), server() as url, temporary_settings({PREFECT_API_URL: url}):
             os.environ["PREFECT_API_URL"] = url
             liveness.bury()
@@ -248,6 +250,27 @@ def main(arguments: list[str]) -> None:
     console.print("Metrics:  dvc metrics show")
     console.print(f"Pictures: {REPORT}")
     console.print('Search:   pedalign index && pedalign search "a woman in a red jacket"')
+
+
+def changed_datasets() -> list[str]:
+    """Look whether raw datasets are as their fingerprints say, by names and sizes.
+
+    DVC watches the fingerprint and not the images, of which there may be a million.
+
+    Returns:
+        A paragraph for each that differs; the rebuild goes on with what DVC knows.
+    """
+    from tasks.ingest.raw import check_fingerprint  # half a second that most starts need not wait
+
+    found = []
+    for dataset in read_yaml(PARAMS_FILE).get("ingest", {}).get("datasets", {}).values():
+        if dataset["fingerprint"] == NOTHING:
+            continue
+        try:
+            check_fingerprint(Path(dataset["root"]), Path(dataset["fingerprint"]))
+        except PedAlignError as error:
+            found.append(str(error))
+    return found
 
 
 def cost_table(since: float) -> Table:
