@@ -151,6 +151,6 @@ def have_training(key: str, output: Path, make: Callable[[Path], Path]) -> None:
 def _record_reuse(stage: str, shards: int, reused: int) -> None:
     folder = cache_root() / "reuse"
     folder.mkdir(parents=True, exist_ok=True)
-    name = os.environ.get("DVC_STAGE", stage)
+    name = os.environ.get("DVC_STAGE", stage.replace("/", "-"))  # of a training: its output
     record = {"stage": name, "shards": shards, "reused": reused}
     atomic_write(folder / f"{name}.json", json.dumps(record).encode())
