@@ -13,13 +13,14 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import distributed
-from torch.multiprocessing.spawn import ProcessExitedException, start_processes
+from torch.multiprocessing.spawn import ProcessException, ProcessRaisedException, start_processes
 
 from flows.workers import Workplace
 from tasks.errors import PedAlignError
@@ -66,10 +67,12 @@ def train_together(train: Callable[..., Path], progress: Progress) -> Path:
     try:
         while not team.join(timeout=0.2):
             _hear(told, progress, heard)
-    except ProcessExitedException as error:
+    except ProcessException as error:
         _hear(told, progress, heard)
         if "fault" in heard:
             raise heard["fault"] from None
+        if isinstance(error, ProcessRaisedException):
+            raise
         raise PedAlignError(
             f"a process of the training ended ({error})",
             "all processes of a training live until it ends",
@@ -103,12 +106,16 @@ def _member(
         WORLD_SIZE=str(count),
         MASTER_ADDR="127.0.0.1",
         MASTER_PORT=str(port),
+        # Else accelerate sets a number of its own, and the last bits follow it.
+        OMP_NUM_THREADS=str(place.threads),
     )
     place.enter()
     claim_device(number)
     from accelerate import PartialState  # reads the variables above
 
-    PartialState(cpu=device().type == "cpu")
+    # The first process may encode or validate for hours while the others wait; one that ends is
+    # seen by the stage.
+    PartialState(cpu=device().type == "cpu", timeout=timedelta(days=7))
     try:
         progress = partial(_tell, told) if number == 0 else None
         finished = train(device=device(), progress=progress)

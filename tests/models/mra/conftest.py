@@ -99,6 +99,17 @@ def make_model() -> Callable[..., MRA]:
 @pytest.fixture
 def batch() -> dict[str, Tensor]:
     """Six rows of five people, with a region and an edited text each."""
+    return new_batch()
+
+
+@pytest.fixture(scope="session")
+def make_batch() -> Callable[[], dict[str, Tensor]]:
+    """Gives such batches, where one is not enough."""
+    return new_batch
+
+
+def new_batch() -> dict[str, Tensor]:
+    """The batch of `batch`."""
     generator = torch.Generator().manual_seed(5)
 
     def text(longest: int) -> tuple[Tensor, Tensor]:
