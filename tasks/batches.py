@@ -1,4 +1,4 @@
-"""From shard folders to training batches: pairs, pixels, sampling and collation.
+"""From shard folders to training batches: pairs, pixels and collation; `tasks.order` says when.
 
 A *pair* is one example: an image with one caption, and for pretraining its phrases and boxes.
 `read_pairs` reads what is small (captions, boxes, identities) into flat arrays; the pictures stay
@@ -9,8 +9,6 @@ What is unusual:
 
 - every draw for a pair (region, crop, flip, erasing, EDA, masking) comes from one generator seeded
   by ``item_seed(pair, seed, epoch)``, so order, workers and a resume change nothing;
-- the sampler is a pure function of (seed, step): a resumed run asks for exactly the batches that
-  are left, without replaying any;
 - a batch is made as a whole: one pass over the texts, one over the pixels.
 
 Shapes: B pairs, L positions, P patches, R regions, N pairs in all.
@@ -18,7 +16,7 @@ Shapes: B pairs, L positions, P patches, R regions, N pairs in all.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -29,7 +27,7 @@ import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset
 
 from tasks.augment import DRAWS, Recipe, augment
 from tasks.eda import Lexicon, vary
@@ -365,92 +363,3 @@ def _trim(batch: dict[str, NDArray[np.int64]]) -> None:
             longest = int(batch[mask].sum(1).max())
             for name in (mask, *names):
                 batch[name] = batch[name][:, :longest]
-
-
-class EpochBatches(Sampler[list[tuple[int, int]]]):
-    """Full shuffling each epoch, as a pure function of seed and step; the remainder is dropped."""
-
-    def __init__(
-        self,
-        count: int,
-        batch: int,
-        epochs: int,
-        seed: int,
-        start: int = 0,
-        *,
-        part: tuple[int, int] = (0, 1),
-    ) -> None:
-        """Plan the batches from step ``start`` on.
-
-        Args:
-            count: Pairs in all.
-            batch: Pairs a step, over all processes.
-            epochs: How often each pair comes.
-            seed: Decides the order.
-            start: The first step.
-            part: Which part of each batch, of how many: a process's own, of several.
-
-        Raises:
-            PedAlignError: There are fewer pairs than a batch holds, or a batch cannot be parted.
-        """
-        if batch % part[1]:
-            raise PedAlignError(
-                f"a batch of {batch} for {part[1]} processes",
-                "every process takes an equal part of each batch",
-                f"set the batch to a multiple of {part[1]}, or processes in runtime.yaml to 1",
-            )
-        if count < batch:
-            raise PedAlignError(
-                f"{count} training pairs for a batch of {batch}",
-                "an epoch holds at least one whole batch",
-                f"set the batch to {count} or less, or train on more data",
-            )
-        self.count, self.batch, self.epochs = count, batch, epochs
-        self.seed, self.start, self.part = seed, start, part
-
-    @property
-    def per_epoch(self) -> int:
-        """Whole batches in an epoch."""
-        return self.count // self.batch
-
-    def __len__(self) -> int:
-        """Count the batches that are left."""
-        return max(0, self.epochs * self.per_epoch - self.start)
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        """Yield the keys (epoch, pair) of each batch that is left."""
-        for epoch in range(self.start // self.per_epoch, self.epochs):
-            rng = np.random.default_rng(item_seed("order", self.seed, str(epoch)))
-            order = rng.permutation(self.count)
-            begin = (
-                self.start - epoch * self.per_epoch if epoch * self.per_epoch < self.start else 0
-            )
-            for at in range(begin, self.per_epoch):
-                rows = order[at * self.batch : (at + 1) * self.batch]
-                own, parts = self.part
-                rows = rows[own * len(rows) // parts : (own + 1) * len(rows) // parts]
-                yield [(epoch, int(row)) for row in rows]
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
-
-
-def load(dataset: PairDataset, order: EpochBatches, workers: int = 0) -> Iterator[Batch]:
-    """Iterate over the batches of an order.
-
-    Args:
-        dataset: The pairs.
-        order: Which, from which step on.
-        workers: Processes that prepare batches ahead; 0 prepares in this one. No result depends
-            on it.
-    """
-    return iter(
-        DataLoader(
-            dataset,
-            batch_sampler=order,
-            num_workers=workers,
-            collate_fn=_as_it_is,
-            pin_memory=torch.cuda.is_available(),
-        )
-    )

@@ -23,9 +23,10 @@ from models.mra import MRA, READINGS, MRAConfig
 from models.mra.objectives import PretrainObjective
 from models.team import number, processes
 from tasks.augment import Recipe
-from tasks.batches import EpochBatches, PairDataset, Preparation, load, read_pairs
+from tasks.batches import PairDataset, Preparation, read_pairs
 from tasks.checkpoints import load_model, save_checkpoint, summary
 from tasks.errors import PedAlignError
+from tasks.order import EpochBatches, load
 from tasks.params import Fraction, NonNegative, Positive, PositiveFloat, params
 from tasks.tokens import Cleaning, Masking, Words, load_tokenizer
 from tasks.training import NonNegativeFloat, Plan, Row, TrainingParams, train

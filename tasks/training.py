@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Annotated, Any, Literal
 
 import torch
@@ -301,15 +302,16 @@ class Loop:
         """
         if not path.exists():
             return
-        state = torch.load(path, map_location=self.device, weights_only=True)
         try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
             if state["steps"] != self.plan.steps:
                 raise ValueError(f"{state['steps']} steps, not {self.plan.steps}")
             self.objective.load_state_dict(state["objective"])
             self.optimizer.load_state_dict(state["optimizer"])
-        except (RuntimeError, ValueError, KeyError) as error:
+        except (RuntimeError, ValueError, KeyError, EOFError, UnpicklingError) as error:
+            reason = (str(error) or repr(error)).splitlines()[0]
             raise PedAlignError(
-                f"{path}: of another training ({str(error).splitlines()[0]})",
+                f"{path}: of another training, or damaged ({reason})",
                 "a run folder belongs to one training: same data, parameters and code",
                 f"delete {path.parent}",
             ) from error

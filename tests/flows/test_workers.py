@@ -136,7 +136,10 @@ def test_processes_stop_with_a_killed_worker_and_go_on_in_a_rerun(
     assert (reuse["shards"], reuse["reused"]) == (SHARDS, SHARDS)
 
 
-def test_a_worker_with_other_code_or_libraries_is_refused(tmp_path: Path) -> None:
+def test_a_worker_with_other_code_or_libraries_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # and back: a worker goes where the stage stands
     here = Workplace(folder=str(tmp_path))
     elsewhere = replace(here, origin="another process")
     found = elsewhere.surroundings | {"torch": "1.0", "the project's code": "0" * 12}

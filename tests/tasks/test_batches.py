@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from tasks.augment import Recipe
-from tasks.batches import EpochBatches, PairDataset, Preparation, load, read_pairs
+from tasks.batches import PairDataset, Preparation, read_pairs
 from tasks.eda import table_synonyms
 from tasks.errors import PedAlignError
+from tasks.order import EpochBatches, load
 from tasks.pictures import Pictures
 from tasks.schemas import IMAGES
 from tasks.shards import write_folder
