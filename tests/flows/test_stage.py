@@ -166,7 +166,11 @@ def test_a_killed_stage_leaves_nothing_and_is_marked_at_the_next_start(project: 
     assert json.loads(note.read_bytes())["pid"] == stopped.pid
     assert [state for state, _ in states(project)] == ["RUNNING"]
 
-    failed = stage(project, "full")
+    for _ in range(3):  # on a busy machine Prefect's short-lived server may not come up in time
+        failed = stage(project, "full")
+        if len(states(project)) > 1:
+            break
+    assert len(states(project)) == 2, failed.stderr
     (first, why), (second, what) = states(project)
     assert first == "CRASHED"
     assert f"Process {stopped.pid} on" in why

@@ -24,7 +24,7 @@ from tasks.augment import (
     region_pixels,
 )
 
-GOLDEN = Path("/work/shared/golden/recipe/recipe.json")
+GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "golden" / "recipe" / "recipe.json"
 
 
 def pictures(seed: int, *shapes: tuple[int, int]) -> list[np.ndarray]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tasks.errors import PedAlignError
 from tasks.tokens import IGNORED, Masking, Words, clean_caption, load_tokenizer
 
-GOLDEN = Path("/work/shared/golden/recipe/recipe.json")
+GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "golden" / "recipe" / "recipe.json"
 
 
 @pytest.fixture(scope="module")

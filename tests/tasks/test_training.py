@@ -23,7 +23,7 @@ from tasks.training import (
     warmup_steps,
 )
 
-GOLDEN = Path("/work/shared/golden/recipe/recipe.json")
+GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "golden" / "recipe" / "recipe.json"
 CPU = torch.device("cpu")
 
 # What learns twice as fast, under the released names.
@@ -262,6 +262,14 @@ def test_a_foreign_running_checkpoint_is_an_error(tmp_path):
     loop.save(tmp_path / RUNNING)
     with pytest.raises(PedAlignError, match="another training"):
         run(tmp_path)
+
+
+@pytest.mark.parametrize("data", [b"", b"PK\x03\x04 cut off", b"\x80\x02not a checkpoint"])
+def test_a_damaged_running_checkpoint_names_the_file_and_the_remedy(tmp_path, data):
+    (tmp_path / RUNNING).write_bytes(data)
+    with pytest.raises(PedAlignError, match="or damaged") as caught:
+        run(tmp_path)
+    assert str(tmp_path) in caught.value.remedy
 
 
 def test_half_precision_keeps_float32_weights(tmp_path):
