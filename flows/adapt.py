@@ -78,9 +78,7 @@ def adapt() -> None:
         "adapt",
         inputs=[read_manifest(target).digest],
         params=[section, diffusion],
-        code=["tasks.adapt"],
         revisions={"base": base_revision(diffusion)} | team_revision(),
-        libraries=["diffusers", "numpy", "pillow", "torch", "transformers"],
         device=device().type,
     )
     have_training(key, OUT, partial(make, target=target, diffusion=diffusion, section=section))

@@ -69,9 +69,7 @@ def annotate() -> None:
                 "annotate",
                 inputs=[shard.digest, captioned.get(shard.name, "")],
                 params=section,
-                code=["tasks.annotate"],
                 revisions=revisions,
-                libraries=["numpy", "pillow", "pyarrow", "scipy", "spacy", "torch", "transformers"],
                 device=device().type,
             ),
         )

@@ -52,9 +52,7 @@ def caption() -> None:
                 "caption",
                 inputs=[shard.digest, screened.get(shard.name, "")],
                 params=section,
-                code=["tasks.caption"],
                 revisions=revisions,
-                libraries=["numpy", "pillow", "pyarrow", "torch", "transformers"],
                 device=device().type,
             ),
         )

@@ -213,7 +213,7 @@ def gc(
     from tasks.disk import size_text
     from tasks.locks import nobody_writes
     from tasks.runtime import cache_root, project_root, runtime
-    from tasks.store import shared_location
+    from tasks.shards import location
 
     project, places = project_root(), [cache_root()]
     if shared and not runtime().store:
@@ -223,7 +223,7 @@ def gc(
             "leave the option out, or name the store",
         )
     if shared:
-        places.append(shared_location(runtime().store))
+        places.append(location(runtime().store))
     with nobody_writes(cache_root()):
         names = revisions(project, branches=branches, all_commits=all_commits)
         needs = Needs.of_workspace(project) | Needs.of_revisions(project, [None, *names])

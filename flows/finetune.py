@@ -51,13 +51,11 @@ def finetune(dataset: str) -> None:
         "finetune",
         inputs=[read_manifest(images).digest],
         params=section,
-        code=["tasks.finetune"],
         revisions={
             "start": folder_digest(START),
             "synonyms": lexicon_revision(section.synonyms),
         }
         | team_revision(),
-        libraries=["numpy", "pillow", "safetensors", "tokenizers", "torch", "transformers"],
         device=device().type,
     )
     have_training(key, OUT / dataset, partial(make, images=images, section=section))

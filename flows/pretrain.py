@@ -56,9 +56,7 @@ def pretrain() -> None:
         "pretrain",
         inputs=[read_manifest(folder).digest for folder in folders],
         params=section,
-        code=["tasks.pretrain"],
         revisions={part: model_revision(name) for part, name in names.items()} | team_revision(),
-        libraries=["numpy", "pillow", "safetensors", "tokenizers", "torch", "transformers"],
         device=device().type,
     )
     have_training(key, OUT, partial(make, images=images, annotations=annotations, section=section))

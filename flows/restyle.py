@@ -74,9 +74,7 @@ def restyle() -> None:
                 "restyle",
                 inputs=[shard.digest],
                 params=[section, diffusion],
-                code=["tasks.restyle"],
                 revisions=revisions,
-                libraries=["diffusers", "numpy", "pillow", "pyarrow", "torch", "transformers"],
                 device=device().type,
             ),
         )

@@ -51,9 +51,7 @@ def screen() -> None:
                 "screen",
                 inputs=[shard.digest],
                 params=section,
-                code=["tasks.screen"],
                 revisions=revisions,
-                libraries=["numpy", "pillow", "pyarrow", "torch", "transformers"],
                 device=device().type,
             ),
         )

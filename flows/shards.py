@@ -12,7 +12,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -22,8 +22,9 @@ from prefect.cache_policies import NO_CACHE
 from tqdm import tqdm
 
 from flows import windows
-from flows.workers import Workplace
+from flows.workers import Workplace, surroundings
 from tasks.locks import training
+from tasks.provenance import imported_libraries
 from tasks.runtime import cache_root, runtime
 from tasks.shards import ShardRecord, atomic_write
 from tasks.store import ShardStore, TrainingStore
@@ -50,16 +51,17 @@ class ShardWork:
     compute: Callable[[str], pa.Table]
     """From a shard's file name to its table. A partial of a module's function, so that it can be
     sent to another process."""
-    place: Workplace = field(default_factory=Workplace)
 
 
-def have_shard(job: ShardJob, work: ShardWork, store: ShardStore) -> tuple[ShardRecord, bool]:
+def have_shard(
+    job: ShardJob, work: ShardWork, store: ShardStore, place: Workplace
+) -> tuple[ShardRecord, bool]:
     """Have one shard in the store, wherever this runs.
 
     Returns:
         Its record, and whether it was there already.
     """
-    work.place.enter()
+    place.enter()
     record = store.find(job.key)
     if record is not None:
         return record, True
@@ -109,7 +111,9 @@ def compute_shards(jobs: Sequence[ShardJob], work: ShardWork) -> list[tuple[str,
         Exception: Whatever a shard's computation raised, after the others were tried.
     """
     store = shard_store()
-    futures = [_shard.submit(job, work, store) for job in jobs]
+    # What the shards' keys name is what a worker has to have.
+    place = Workplace(surroundings=surroundings(imported_libraries(f"flows.{work.stage}")))
+    futures = [_shard.submit(job, work, store, place) for job in jobs]
     entries, reused, first_error = [], 0, None
     progress = windows.Progress(f"{work.stage}: {len(jobs)} shards", len(jobs))
     for job, future in zip(jobs, tqdm(futures, desc=work.stage, unit="shard"), strict=True):

@@ -15,6 +15,7 @@ import platform
 import re
 import threading
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -29,12 +30,6 @@ from tasks.provenance import PACKAGES, ROOT, library_versions
 from tasks.runtime import claim_device, device, runtime, use_threads
 
 Runner = TaskRunner[PrefectFuture[Any]]
-
-# What computes pixels, features and Parquet bytes, in whichever stage.
-LIBRARIES = (
-    "diffusers", "numpy", "pillow", "pyarrow", "safetensors", "scipy", "spacy", "tokenizers",
-    "torch", "transformers",
-)  # fmt: skip
 
 _HERE = uuid.uuid4().hex
 """This process, among all of a cluster's."""
@@ -116,13 +111,17 @@ def _code() -> str:
 _CODE = _code()
 
 
-def surroundings() -> dict[str, str]:
-    """Name what computes here, so that a worker can be compared with its stage."""
+def surroundings(libraries: Iterable[str] = ()) -> dict[str, str]:
+    """Name what computes here, so that a worker can be compared with its stage.
+
+    Args:
+        libraries: Those that count, by the names of their distributions.
+    """
     return {
         "the project's code": _CODE,
         "the device": device().type,
         "the processor": platform.machine(),
-        **library_versions(*LIBRARIES),
+        **library_versions(*libraries),
     }
 
 
@@ -162,7 +161,7 @@ class Workplace:
         _entered.add(self.origin)
 
     def _compare(self) -> None:
-        here = surroundings()
+        here = surroundings(self.surroundings.keys() - surroundings().keys())
         differing = [
             f"{name} is {here[name]}, the stage's {theirs}"
             for name, theirs in self.surroundings.items()

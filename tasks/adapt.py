@@ -41,6 +41,7 @@ from tasks.diffusion import DiffusionParams, open_base
 from tasks.errors import PedAlignError
 from tasks.pairs import LOOK, Pairs, cache_pairs, look_statistics
 from tasks.params import Fraction, NonNegative, Positive, PositiveFloat, params
+from tasks.shards import atomic_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -269,12 +270,8 @@ class _Loop:
             "step": self.step,
             "losses": self.losses,
         }
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        with temporary.open("wb") as sink:
+        with atomic_file(path) as sink:
             torch.save(state, sink)
-            sink.flush()
-            os.fsync(sink.fileno())
-        temporary.replace(path)
 
     def resume(self, path: Path) -> None:
         """Continue where the running checkpoint stands, if there is one."""

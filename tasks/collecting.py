@@ -27,10 +27,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import psutil
 from ruamel.yaml import YAML
+from upath import UPath
 
 from tasks.disk import Inodes, files_of
 from tasks.shards import MANIFEST, is_local
@@ -343,7 +344,8 @@ def written(path: Path) -> float:
         return path.stat().st_mtime
     try:
         # UPath's own `stat` knows the time with some of fsspec's drivers only.
-        return path.fs.modified(path.path).timestamp()  # type: ignore[attr-defined]
+        elsewhere = cast("UPath", path)
+        return float(elsewhere.fs.modified(elsewhere.path).timestamp())
     except NotImplementedError:
         return time.time()
 

@@ -45,7 +45,8 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _DECODE_FAULTS = (
-    OSError, SyntaxError, ValueError, TypeError, struct.error, zlib.error, EOFError, IndexError,
+    OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError,
+    EOFError, struct.error, zlib.error,
 )  # fmt: skip
 
 

@@ -275,20 +275,19 @@ def computation_key(
     *,
     inputs: Iterable[str],
     params: object,
-    code: Iterable[str],
+    code: Iterable[str] = (),
     revisions: Mapping[str, str] | None = None,
-    libraries: Iterable[str] = ("numpy", "pillow", "pyarrow", "torch"),
     device: str = "cpu",
 ) -> str:
     """Name a computation by everything that its bytes depend on.
 
     Args:
-        stage: The stage's name. Its flow counts among the code: it joins tables and calls the rest.
+        stage: The stage's name. Its flow is the code that counts, with all that it imports from
+            this project and the versions of the libraries that these import.
         inputs: Digests of the input shards or folders.
         params: The parameters that matter: a dataclass, a list of them, or anything JSON-able.
-        code: Modules that compute; what they import from this project counts too.
+        code: Further modules that compute.
         revisions: Digest or hub commit of every model that is used.
-        libraries: Distributions whose version counts besides those that the code imports.
         device: Class of device, without its index: two GPUs of a machine give the same bytes.
     """
     flow = f"flows.{stage}"
@@ -299,7 +298,7 @@ def computation_key(
         _plain(params),
         code_digest(*modules),
         dict(revisions or {}),
-        library_versions(*{*libraries, *imported_libraries(*modules)}),
+        library_versions(*imported_libraries(*modules)),
         device.partition(":")[0],
         torch.get_num_threads(),
         platform.machine(),

@@ -152,8 +152,25 @@ ANNOTATED = pa.schema(
     ]
 )
 
+EVIDENCE = pa.schema(
+    [
+        _UID,
+        _field(
+            "phash",
+            pa.binary(24),
+            "perceptual hash; null where there is no picture",
+            "192 bits",
+            null=True,
+        ),
+        _field("copied", pa.string(), "why the bytes are not the original's, if so", null=True),
+        *_STATUS,
+    ]
+)
+"""What `ingest` has seen of each picture; in the store only, beside the shard."""
+
 SCHEMAS: dict[str, pa.Schema] = {
     "images": IMAGES,
+    "evidence": EVIDENCE,
     "restyled": RESTYLED,
     "judged": JUDGED,
     "screened": SCREENED,

@@ -13,6 +13,7 @@ What is unusual here:
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -20,7 +21,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import pyarrow as pa
@@ -126,13 +127,17 @@ def partition(uids: Sequence[str], shard_rows: int) -> list[tuple[str, np.ndarra
 # ------------------------------------------------------------------ writing
 
 
+_LOCAL = frozenset({"", "file", "local"})
+
+
 def location(text: str | Path) -> Path:
     """A path on this machine, or what behaves like one: ``s3://bucket/shards``, ``memory://x``.
 
     Whatever fsspec has a driver for; a driver that is not installed is named by its own error.
     """
-    # UPath gives a true Path for local names and its own class, with Path's methods, for others.
-    return cast("Path", UPath(text))
+    found = UPath(text)
+    # Others have a class of their own with Path's methods.
+    return Path(found.path) if found.protocol in _LOCAL else cast("Path", found)
 
 
 def is_local(path: Path) -> bool:
@@ -145,21 +150,28 @@ def open_parquet(path: Path) -> pq.ParquetFile:
     return pq.ParquetFile(path if is_local(path) else path.open("rb"))
 
 
-def atomic_write(path: Path, data: bytes) -> None:
-    """Write a file so that it is either absent or whole, whenever the process dies."""
-    if not is_local(path):  # an object store shows an object when it is whole
-        path.write_bytes(data)
-        return
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a file of this machine for writing; it is absent or whole, whenever the process dies."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as sink:
-            sink.write(data)
+            yield sink
             sink.flush()
             os.fsync(sink.fileno())
         temporary.replace(path)
-    except OSError:  # a full disk needs every byte
+    except BaseException:  # a full disk needs every byte
         temporary.unlink(missing_ok=True)
         raise
+
+
+def atomic_write(path: Path, data: bytes) -> None:
+    """Write a file at any location so that it is either absent or whole."""
+    if not is_local(path):  # an object store shows an object when it is whole
+        path.write_bytes(data)
+        return
+    with atomic_file(path) as sink:
+        sink.write(data)
 
 
 def shard_bytes(table: pa.Table, schema_name: str) -> bytes:

@@ -33,10 +33,11 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from upath import UPath
 
 from tasks.errors import PedAlignError
 from tasks.locks import writing
@@ -107,7 +108,7 @@ class ShardStore:
 
     def _fetch(self, key: str) -> ShardRecord | None:
         with _using(self.shared):
-            behind = shared_location(self.shared)
+            behind = location(self.shared)
             record = read_record(behind, key)
             if record is None:
                 return None
@@ -127,7 +128,7 @@ class ShardStore:
     def _share(self, key: str, record: ShardRecord) -> None:
         """Put an entry into the shared store unless it is there already."""
         with _using(self.shared):
-            behind = shared_location(self.shared)
+            behind = location(self.shared)
             theirs = read_record(behind, key)
             if theirs == record and (behind / f"{key}.parquet").exists():
                 return
@@ -138,8 +139,8 @@ class ShardStore:
     def _put(root: Path, key: str, data: bytes, record: ShardRecord, kind: str) -> None:
         """Write the file first, the record that makes it count last."""
         root.mkdir(parents=True, exist_ok=True)
-        _write(root / f"{key}.parquet", data)
-        _write(root / f"{key}.json", json.dumps(asdict(record) | {"schema": kind}).encode())
+        atomic_write(root / f"{key}.parquet", data)
+        atomic_write(root / f"{key}.json", json.dumps(asdict(record) | {"schema": kind}).encode())
 
     def save(self, key: str, name: str, table: pa.Table, schema_name: str) -> ShardRecord:
         """Store a finished shard, in the shared store too where there is one.
@@ -239,7 +240,7 @@ class TrainingStore:
     def _fetch(self, key: str) -> Path | None:
         fetched = self.root / "trainings" / f".{key}.{os.getpid()}.tmp"
         with _using(self.shared):
-            behind = shared_location(self.shared)
+            behind = location(self.shared)
             expected = read_note(behind, key)
             if expected is None:
                 return None
@@ -254,14 +255,14 @@ class TrainingStore:
 
     def _share(self, key: str, expected: str) -> None:
         with _using(self.shared):
-            behind = shared_location(self.shared) / "trainings"
+            behind = location(self.shared) / "trainings"
             if read_note(behind.parent, key) == expected and (behind / key).exists():
                 return
             make_shared(behind)
             remove(behind / f"{key}.json")
             remove(behind / key)  # what another version left would be foreign there
             copy_folder(self.root / "trainings" / key, behind / key)
-            _write(behind / f"{key}.json", json.dumps({"digest": expected}).encode())
+            atomic_write(behind / f"{key}.json", json.dumps({"digest": expected}).encode())
 
     def save(self, key: str, finished: Path) -> Path:
         """Move a finished training's folder into the store and drop its running checkpoints.
@@ -287,7 +288,7 @@ class TrainingStore:
             (folder.parent / f"{key}.json").unlink(missing_ok=True)
             shutil.rmtree(folder, ignore_errors=True)
             finished.replace(folder)
-            _write(folder.parent / f"{key}.json", json.dumps({"digest": digest}).encode())
+            atomic_write(folder.parent / f"{key}.json", json.dumps({"digest": digest}).encode())
         return folder
 
     def publish(self, key: str, folder: Path) -> None:
@@ -331,17 +332,6 @@ def read_note(root: Path, key: str) -> str | None:
         return None
 
 
-def _write(path: Path, data: bytes) -> None:
-    """Write atomically, and leave nothing on a disk that is full already."""
-    try:
-        atomic_write(path, data)
-    except BaseException:
-        if is_local(path):
-            with contextlib.suppress(OSError):
-                path.with_name(f".{path.name}.{os.getpid()}.tmp").unlink(missing_ok=True)
-        raise
-
-
 def remove(path: Path) -> None:
     """Remove a file or a folder at any location, if it is there."""
     if is_local(path):
@@ -351,8 +341,8 @@ def remove(path: Path) -> None:
             path.unlink(missing_ok=True)
     elif path.exists():
         # UPath's own calls differ between drivers; fsspec's do not.
-        fs, name = path.fs, path.path  # type: ignore[attr-defined]
-        fs.rm(name, recursive=True)
+        elsewhere = cast("UPath", path)
+        elsewhere.fs.rm(elsewhere.path, recursive=True)
 
 
 def copy_folder(source: Path, target: Path) -> None:
@@ -361,7 +351,7 @@ def copy_folder(source: Path, target: Path) -> None:
         if path.is_file():
             copy = target / path.relative_to(source).as_posix()
             copy.parent.mkdir(parents=True, exist_ok=True)
-            _write(copy, path.read_bytes())
+            atomic_write(copy, path.read_bytes())
 
 
 def link_or_copy(source: str | Path, target: str | Path) -> str:
@@ -371,13 +361,6 @@ def link_or_copy(source: str | Path, target: str | Path) -> str:
     except OSError:
         shutil.copyfile(source, target)
     return str(target)
-
-
-def shared_location(text: str) -> Path:
-    """The location of a shared store, or a folder of it; ``file://`` is a path of this machine."""
-    found = location(text)
-    is_file = getattr(found, "protocol", "") in {"file", "local"}
-    return Path(found.path) if is_file else found  # type: ignore[attr-defined]
 
 
 def make_shared(folder: Path) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -29,7 +28,7 @@ from tqdm import tqdm
 from models.team import average, join, number
 from tasks.errors import PedAlignError
 from tasks.params import NonNegative, Positive, PositiveFloat, Strings, params
-from tasks.shards import item_seed
+from tasks.shards import atomic_file, item_seed
 
 log = logging.getLogger(__name__)
 
@@ -287,12 +286,8 @@ class Loop:
             "scores": self.scores,
             "best": self.best,
         }
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        with temporary.open("wb") as sink:
+        with atomic_file(path) as sink:
             torch.save(state, sink)
-            sink.flush()
-            os.fsync(sink.fileno())
-        temporary.replace(path)
 
     def resume(self, path: Path) -> None:
         """Go on where the running checkpoint stands, if there is one.

@@ -51,6 +51,7 @@ class Case:
         self.log = bench.logs / f"fault-{name.replace(' ', '-')}.log"
         self.log.unlink(missing_ok=True)
         self.started = time.monotonic()
+        self.before = self.project.entries()
 
     def forget(self, stage: str, *, store: bool = True) -> None:
         """Make the copy forget a stage."""
@@ -82,10 +83,18 @@ class Case:
         finally:
             end(mark)
 
-    def entries(self, stage: str) -> dict[str, Entry]:
-        """Finished store entries of a stage."""
+    def entries(self, stage: str | None = None) -> dict[str, Entry]:
+        """Finished store entries, of one stage or of all."""
+        return self._of(stage, self.project.entries())
+
+    def recomputed(self, stage: str | None = None) -> tuple[int, int]:
+        """Store entries that are other files than before the fault, and how many there were."""
+        now, before = self.entries(stage), self._of(stage, self.before)
+        return sum(now.get(name) != entry for name, entry in before.items()), len(before)
+
+    def _of(self, stage: str | None, entries: dict[str, Entry]) -> dict[str, Entry]:
         owners = self.bench.reference.owners
-        return {n: e for n, e in self.project.entries().items() if owners.get(n) == stage}
+        return {n: e for n, e in entries.items() if stage in {None, owners.get(n)}}
 
     def finish(
         self,

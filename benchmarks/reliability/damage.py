@@ -35,17 +35,15 @@ def flipped_bit_in_the_store(bench: Bench) -> FaultOutcome:
     """An entry of the store has changed; the shard is computed again, and only that one."""
     case = Case(bench, "flipped bit in the store")
     case.forget(SHARDS, store=False)
-    before = case.entries(SHARDS)
-    entry = case.project.folder / ".cache" / sorted(before)[0]
+    entry = case.project.folder / ".cache" / sorted(case.entries(SHARDS))[0]
     flip_bit(entry.with_suffix(".parquet"))
     said = case.run()
-    now = case.entries(SHARDS)
-    changed = sum(now.get(name) != old for name, old in before.items())
+    changed, total = case.recomputed(SHARDS)
     return case.finish(
-        how=f"one bit of one of the {len(before)} entries of `{SHARDS}`, whose output is gone",
+        how=f"one bit of one of the {total} entries of `{SHARDS}`, whose output is gone",
         seen=said.paragraph("has changed"),
         said=said,
-        recomputed=f"{changed} of {len(now)}",
+        recomputed=f"{changed} of {total}",
         sound=said.code == 0 and changed == 1 and "has changed" in said.text,
     )
 
@@ -72,20 +70,18 @@ def flipped_bit_in_a_published_shard(bench: Bench) -> FaultOutcome:
     DVC sees a file of another time, takes its own object on trust and is content.
     """
     case = Case(bench, "flipped bit in a published shard")
-    before = case.entries(SHARDS)
     flip_bit(_first_shard(case.project))
     said = case.run()
     wrong = differing(case.project.digests(), bench.reference)
     mended = case.run("flows.mending")
     again = case.run()
-    now = case.entries(SHARDS)
-    changed = sum(now.get(name) != old for name, old in before.items())
+    changed, total = case.recomputed(SHARDS)
     return case.finish(
         how="one bit of a shard in `data/restyled`, which is one file with DVC's object",
         seen=f"{said.paragraph('checking out outputs|Running stage')}; {len(wrong)} file differs",
         said=said,
         remedy="`python -m flows.mending`, `dvc repro`",
-        recomputed=f"{changed} of {len(now)}",
+        recomputed=f"{changed} of {total}",
         sound=mended.code == again.code == 0 and changed == 0,
     )
 
@@ -96,20 +92,18 @@ def silently_flipped_bit(bench: Bench) -> FaultOutcome:
     DVC's object is the same file, and DVC takes its own objects on trust, so it has to go too.
     """
     case = Case(bench, "silently flipped bit")
-    before = case.entries(SHARDS)
     flip_bit(_first_shard(case.project), silently=True)
     case.forget("screen")
     said = case.run()
     mended = case.run("flows.mending")
     again = case.run()
-    now = case.entries(SHARDS)
-    changed = sum(now.get(name) != old for name, old in before.items())
+    changed, total = case.recomputed(SHARDS)
     return case.finish(
         how="the same with the file's time put back, and `screen` to be run, which reads the shard",
         seen=said.paragraph("content has changed"),
         said=said,
         remedy="`python -m flows.mending`, `dvc repro`",
-        recomputed=f"{changed} of {len(now)}",
+        recomputed=f"{changed} of {total}",
         sound=said.code != 0 and not said.traceback and mended.code == again.code == 0,
     )
 
@@ -117,16 +111,14 @@ def silently_flipped_bit(bench: Bench) -> FaultOutcome:
 def deleted_shard(bench: Bench) -> FaultOutcome:
     """A published shard is deleted by hand."""
     case = Case(bench, "deleted shard")
-    before = case.entries(SHARDS)
     _first_shard(case.project).unlink()
     said = case.run()
-    now = case.entries(SHARDS)
-    changed = sum(now.get(name) != old for name, old in before.items())
+    changed, total = case.recomputed(SHARDS)
     return case.finish(
         how="a shard of `data/restyled` deleted by hand",
         seen=said.paragraph("checking out outputs|Running stage"),
         said=said,
-        recomputed=f"{changed} of {len(now)}",
+        recomputed=f"{changed} of {total}",
         sound=said.code == 0 and changed == 0,
     )
 
@@ -134,7 +126,6 @@ def deleted_shard(bench: Bench) -> FaultOutcome:
 def deleted_shard_and_entry(bench: Bench) -> FaultOutcome:
     """A published shard, its store entry and DVC's copy of it are deleted by hand."""
     case = Case(bench, "deleted shard and entry")
-    before = case.entries(SHARDS)
     shard = _first_shard(case.project)
     data = shard.read_bytes()  # the store's copy is a file of its own
     for root in (".cache/shards", ".dvc/cache/files", "data/restyled"):
@@ -142,13 +133,12 @@ def deleted_shard_and_entry(bench: Bench) -> FaultOutcome:
             if path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data:
                 path.unlink()
     said = case.run()
-    now = case.entries(SHARDS)
-    changed = sum(now.get(name) != old for name, old in before.items())
+    changed, total = case.recomputed(SHARDS)
     return case.finish(
         how="a shard of `data/restyled` deleted, with its copies in the store and in DVC's cache",
         seen=said.paragraph("Running stage 'restyle"),
         said=said,
-        recomputed=f"{changed} of {len(now)}",
+        recomputed=f"{changed} of {total}",
         sound=said.code == 0 and changed == 1,
     )
 
@@ -161,18 +151,16 @@ def torn_lock(bench: Bench) -> FaultOutcome:
     """dvc.lock is empty, as a kill leaves it when DVC has just opened it to write it anew."""
     case = Case(bench, "torn lock")
     (case.project.folder / "dvc.lock").write_bytes(b"")
-    before = case.project.entries()
     said = case.run()
     mended = case.run("flows.mending")
     again = case.run()
     ran = len(re.findall(r"Running stage '", again.text))
-    now = case.project.entries()
-    changed = sum(now.get(name) != old for name, old in before.items())
+    changed, total = case.recomputed()
     return case.finish(
         how="dvc.lock cut off at its first byte",
         seen=said.paragraph("(?i)corrupted|invalid|validation"),
         said=said,
         remedy=f"`python -m flows.mending`, `dvc repro`: {ran} stages ran",
-        recomputed=f"{changed} of {len(before)}",
+        recomputed=f"{changed} of {total}",
         sound=said.code != 0 and mended.code == again.code == 0 and changed == 0,
     )

@@ -78,7 +78,7 @@ def machine() -> str:
 def kill_table(outcomes: Sequence[Outcome], reference: Reference) -> str:
     """Render the kills of a profile: a summary, then a row each."""
     done = [outcome for outcome in outcomes if outcome.reached]
-    training, publishing = tally([outcome.kind for outcome in done])  # type: ignore[misc]
+    training, publishing = tally([outcome.kind for outcome in done])
     lost = [outcome for outcome in done if not outcome.sound]
     slowest = max((o.orphans_ended or 0.0 for o in done), default=0.0)
     lines = [

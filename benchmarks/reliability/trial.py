@@ -18,7 +18,7 @@ import torch
 
 from benchmarks.reliability.bench import Bench
 from benchmarks.reliability.forgetting import forget, forget_raw
-from benchmarks.reliability.moments import Watch
+from benchmarks.reliability.moments import Kind, Watch
 from benchmarks.reliability.plan import WHOLE, Trial
 from benchmarks.reliability.processes import end, marked, until_gone
 from benchmarks.reliability.project import Entry, Project, Reference, differing
@@ -43,7 +43,7 @@ class Outcome:
     profile: str
     stage: str
     moment: str
-    kind: str
+    kind: Kind
     target: str
     shell: str = ""
     server: bool = True

@@ -47,13 +47,8 @@ def prepare(data: bytes, min_side: int, max_side: int) -> Picture:
         ImageError: The picture cannot be decoded, or is smaller than ``min_side`` as it comes or
             once it is reduced (``too-small``).
     """
-    try:
-        header = read_header(data)
-        image = decode(data)
-    except (ImageError, MemoryError):
-        raise
-    except Exception as error:  # Pillow, fed with strangers' bytes: a TIFF without sizes, TypeError
-        raise ImageError("broken", f"{type(error).__name__}: {error}") from error
+    header = read_header(data)
+    image = decode(data)
     if min(image.size) < min_side:
         found = f"{image.width}x{image.height} pixels, shorter than {min_side}"
         raise ImageError("too-small", found)

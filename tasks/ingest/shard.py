@@ -30,7 +30,7 @@ from tasks.ingest.picture import Picture, prepare
 from tasks.ingest.plan import PLAN
 from tasks.ingest.raw import RawFolder
 from tasks.provenance import computation_key, digest
-from tasks.schemas import OK, REJECTED, SCHEMAS, conform
+from tasks.schemas import OK, REJECTED, conform
 from tasks.shards import file_digest
 
 if TYPE_CHECKING:
@@ -43,27 +43,7 @@ _CONTENT = "content"
 # What of a plan reaches a shard: neither the regions of SDA nor the count of captions does.
 _COLUMNS = tuple(name for name in PLAN.names if name not in {"announced", "regions"})
 
-EVIDENCE = pa.schema(
-    [
-        pa.field("uid", pa.string(), False, {"meaning": "name of the row"}),
-        pa.field(
-            "phash",
-            pa.binary(24),
-            True,
-            {"meaning": "perceptual hash; null where there is no picture", "unit": "bits"},
-        ),
-        pa.field(
-            "copied",
-            pa.string(),
-            True,
-            {"meaning": "why the stored bytes are not the original's; null where they are"},
-        ),
-        pa.field("status", pa.string(), False, {"meaning": "as in the shard"}),
-        pa.field("error", pa.string(), True, {"meaning": "as in the shard"}),
-    ]
-)
-EVIDENCE_NAME = "evidence"
-SCHEMAS[EVIDENCE_NAME] = EVIDENCE
+EVIDENCE = "evidence"
 
 
 @dataclass(frozen=True)
@@ -135,14 +115,12 @@ def shard_key(source: ShardSource, plan: pa.Table) -> str:
         # By Python values: Arrow's bytes differ with its chunks, which no result depends on.
         inputs=[digest(plan.to_pylist())],
         params=[source.dataset, source.min_side, source.max_side],
-        code=["tasks.ingest"],
-        libraries=["numpy", "pillow", "pyarrow"],
     )
 
 
 def evidence_key(key: str) -> str:
     """Name the evidence of a shard by the shard's own key."""
-    return f"{key}-{EVIDENCE_NAME}"
+    return f"{key}-{EVIDENCE}"
 
 
 # ------------------------------------------------------------------ making
@@ -164,7 +142,7 @@ def make_shard(name: str, source: ShardSource, store: ShardStore) -> pa.Table:
     """
     plan = pq.read_table(Path(source.plans) / name)
     table, evidence = _see(plan, source)
-    store.save(evidence_key(shard_key(source, plan)), name, evidence, EVIDENCE_NAME)
+    store.save(evidence_key(shard_key(source, plan)), name, evidence, EVIDENCE)
     return table
 
 
@@ -179,7 +157,7 @@ def read_evidence(
         store: Holds the evidence; a piece that has been lost is seen again.
 
     Returns:
-        A table of the schema `EVIDENCE`.
+        A table of the schema ``evidence``.
     """
     tables = []
     for key, name in entries:

@@ -21,8 +21,8 @@ from tasks.disk import cache_use, files_of
 from tasks.errors import PedAlignError
 from tasks.locks import nobody_writes, output_lock
 from tasks.schemas import CAPTIONED
-from tasks.shards import image_uid
-from tasks.store import ShardStore, TrainingStore, shared_location
+from tasks.shards import image_uid, location
+from tasks.store import ShardStore, TrainingStore
 
 DAY = 86_400
 OLD = 30.0
@@ -406,7 +406,7 @@ def test_a_store_that_is_no_disk_is_freed_too(hand: Hand) -> None:
         hand.shard(key)
     hand.training("t", b"w")
     needs = Needs(shards=frozenset({hand.shards.find("a").digest}))  # type: ignore[union-attr]
-    behind = shared_location("memory://collecting")
+    behind = location("memory://collecting")
     assert not leftovers(behind, needs, keep_days=1, keep_running_days=1)  # all are young
     later = time.time() + OLD * DAY
     items = leftovers(behind, needs, keep_days=1, keep_running_days=1, now=later)

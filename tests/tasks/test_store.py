@@ -144,19 +144,16 @@ def training(folder: Path, weights: bytes = b"weights") -> Path:
 
 
 class FullDisk:
-    """A disk on which only some writes succeed; a part of the next one is left."""
+    """A disk that only some files still reach; of the next one a part is left."""
 
     def __init__(self, room: int) -> None:
         self.room = room
 
-    def write(self, path: Path, data: bytes) -> None:
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    def fsync(self, descriptor: int) -> None:
         if self.room == 0:
-            temporary.write_bytes(data[: len(data) // 2])
-            raise OSError(errno.ENOSPC, "No space left on device", str(temporary))
+            os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2)
+            raise OSError(errno.ENOSPC, "No space left on device")
         self.room -= 1
-        temporary.write_bytes(data)
-        temporary.replace(path)
 
 
 @pytest.mark.parametrize("room", [0, 1])
@@ -165,7 +162,7 @@ def test_a_full_disk_leaves_no_entry_and_no_half(
 ) -> None:
     store = ShardStore(tmp_path)
     with monkeypatch.context() as full:
-        full.setattr(store_module, "atomic_write", FullDisk(room).write)
+        full.setattr(os, "fsync", FullDisk(room).fsync)
         with pytest.raises(OSError, match="No space left"):
             store.save("k", "b.parquet", table("x"), "captioned")
     assert store.find("k") is None
@@ -178,7 +175,7 @@ def test_a_full_disk_leaves_no_training(tmp_path: Path, monkeypatch: pytest.Monk
     store = TrainingStore(tmp_path / "cache")
     made = training(store.running("t") / "finished")
     with monkeypatch.context() as full:
-        full.setattr(store_module, "atomic_write", FullDisk(0).write)
+        full.setattr(os, "fsync", FullDisk(0).fsync)
         with pytest.raises(OSError, match="No space left"):
             store.save("t", made)
     assert store.find("t") is None

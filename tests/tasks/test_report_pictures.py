@@ -1,0 +1,90 @@
+"""The report's pictures and charts, drawn from values given by hand."""
+
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from tasks.disk import size_text
+from tasks.report.figures import (
+    Curve,
+    counts_chart,
+    duration,
+    gap_chart,
+    loss_chart,
+    number,
+    png,
+    smooth,
+)
+from tasks.report.sheets import (
+    RIGHT,
+    WRONG,
+    RankedImage,
+    RankList,
+    SheetRow,
+    contact_sheet,
+    rank_sheet,
+    wrap,
+)
+
+
+def test_rank_sheet_frames_right_green_and_wrong_red():
+    grey = Image.new("RGB", (20, 40), (128, 128, 128))
+    lists = [RankList("a man", "", [RankedImage(grey, True), RankedImage(grey, False)], grey)]
+    colours = {colour for _, colour in rank_sheet(lists).getcolors(1 << 20)}
+    assert tuple(bytes.fromhex(RIGHT[1:])) in colours
+    assert tuple(bytes.fromhex(WRONG[1:])) in colours
+    with pytest.raises(ValueError, match="0 rank lists"):
+        rank_sheet([])
+
+
+def test_contact_sheet_shows_missing_pictures_as_such():
+    row = SheetRow("source", "", [None, Image.new("RGB", (10, 20), "red")])
+    sheet = contact_sheet([row])
+    assert sheet.width > sheet.height
+    colours = {colour for _, colour in sheet.getcolors(1 << 20)}
+    assert (255, 0, 0) in colours
+    assert (241, 243, 245) in colours
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(max_size=300), st.integers(40, 400), st.integers(1, 5))
+def test_wrapped_text_fits_and_loses_nothing_but_its_end(text, width, lines):
+    found = wrap(text, width, 16, lines)
+    assert len(found) <= lines
+    whole = "".join("".join(found).split())
+    given_text = "".join(text.split())
+    if found and found[-1].endswith("…"):
+        whole = whole[:-1]
+    assert given_text.startswith(whole)
+
+
+def test_moving_mean_by_hand():
+    # weight 0.5: (1*0.5)/0.5 = 1; (0.25*1 + 0.5*3)/0.75 = 7/3; NaN leaves the mean.
+    found = smooth(np.array([1.0, 3.0, np.nan]), weight=0.5)
+    np.testing.assert_allclose(found, [1, 7 / 3, 7 / 3])
+
+
+def test_charts_survive_what_a_short_or_odd_run_gives():
+    nothing = np.array([np.nan, np.nan])
+    curve = Curve("one", np.array([1.0, 2.0]), {"itc": nothing, "itm": np.array([1.0, np.nan])})
+    for figure in (
+        loss_chart([curve]),
+        counts_chart({"ingest": {}, "restyle": {"ok": 3}}),
+        gap_chart({"a": 2.0, "zero": 0.0}, {"a": 3.0, "zero": 1.0}, {"a": 4.0, "zero": 0.0}),
+    ):
+        assert Image.open(io.BytesIO(png(figure))).size[0] > 800
+
+
+def test_words_for_times_and_sizes():
+    assert [duration(s) for s in (8.26, 250, 11_100)] == ["8.3 s", "4 min 10 s", "3 h 05 min"]
+    assert [number(x) for x in (1980.4, 12.345, 0.02468, -3.5)] == [
+        "1,980",
+        "12.3",
+        "0.0247",
+        "-3.5",
+    ]
+    assert [size_text(n) for n in (0, 640, 1536, 3 << 30)] == ["0 B", "640 B", "1.5 KB", "3.0 GB"]
