@@ -13,14 +13,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import AfterValidator
 from torch import Tensor
 from transformers import BertConfig, SwinConfig
 
-from models.mra import MRA, READINGS, MRAConfig
+from models.mra import MRA, MRAConfig, reading_of
 from models.mra.objectives import PretrainObjective
+from models.mra.starting import vision_config
 from models.team import number, processes
 from tasks.augment import Recipe
 from tasks.batches import PairDataset, Preparation, read_pairs
@@ -34,6 +36,12 @@ from tasks.training import NonNegativeFloat, Plan, Row, TrainingParams, train
 log = logging.getLogger(__name__)
 
 Size = tuple[Positive, Positive]
+
+
+def _legal(reading: str | dict[str, Any]) -> str | dict[str, Any]:
+    """The reading as it is given, if it is one."""
+    reading_of(reading)
+    return reading
 
 
 @params
@@ -62,8 +70,11 @@ class ModelParams:
     """Dropout in BERT."""
     temperature: PositiveFloat
     """What the learnable temperature starts from."""
-    reading: Literal["paper", "released"]
-    """Whose method, where the paper's text and its released code differ."""
+    reading: Annotated[str | dict[str, bool | int | str], AfterValidator(_legal)]
+    """Whose method, where the paper's text and its released code differ (docs/deviations.md):
+    ``paper``, ``released``, or a mapping, ``like`` one of them with other values of any field."""
+    any_reading: bool
+    """Whether ``init`` may be a checkpoint that was trained under another reading."""
 
 
 @params
@@ -74,9 +85,11 @@ class PretrainParams:
     """``start``: train from the starting weights; ``none``: do not train, publish them;
     or the folder of a retrieval checkpoint to train on from."""
     vision: str
-    """Swin's starting weights: a folder in transformers' layout, or a name on the hub."""
+    """Swin's starting weights: a folder in transformers' layout, a file under the original names
+    (``swin_base_patch4_window7_224_22k.pth``) or a folder with one, or a name on the hub."""
     text: str
-    """BERT's starting weights and tokenizer, likewise."""
+    """BERT's starting weights and tokenizer: a folder in transformers' layout, or a name on the
+    hub."""
     model: ModelParams
     """The model."""
     region_weight: NonNegativeFloat
@@ -164,7 +177,12 @@ def pretrain(
     )
     plan = Plan(len(pairs), section.training.batch, section.training.epochs)
     trained = train(
-        PretrainObjective(model, region_weight=section.region_weight),
+        PretrainObjective(
+            model,
+            region_weight=section.region_weight,
+            chunks=section.training.chunks,
+            micro_batch=section.training.micro_batch,
+        ),
         model,
         partial(from_step, PairDataset(pairs, pictures, preparation), plan, workers),
         plan,
@@ -212,6 +230,8 @@ def new_model(section: PretrainParams) -> MRA:
         wanted = section.model
         return load_model(
             Path(section.init),
+            reading=reading_of(wanted.reading),
+            any_reading=wanted.any_reading,
             image_size=tuple(wanted.image_size),
             window_size=wanted.window_size,
             vision_dropout=wanted.vision_dropout,
@@ -222,7 +242,7 @@ def new_model(section: PretrainParams) -> MRA:
     try:
         config = model_config(
             section.model,
-            SwinConfig.from_pretrained(section.vision),
+            vision_config(section.vision),
             BertConfig.from_pretrained(section.text),
         )
         torch.manual_seed(section.training.seed)
@@ -261,5 +281,5 @@ def model_config(model: ModelParams, swin: SwinConfig, bert: BertConfig) -> MRAC
         embed_dim=model.embed_dim,
         head_dropout=model.head_dropout,
         temperature=model.temperature,
-        reading=READINGS[model.reading],
+        reading=reading_of(model.reading),
     )

@@ -42,6 +42,12 @@ class Runtime:
     bits of a result depend on it, so it is part of a training's key."""
     batch_size: Positive = 64
     """Images a forward pass where the size cannot change a result beyond float noise."""
+    memory_mb: Positive = 2048
+    """Memory that an evaluation may use for tokens, keys and scores, besides the model and the
+    features; tokens that do not fit wait in a file in the system's temporary folder (TMPDIR)."""
+    recompute: bool = False
+    """Whether a training computes the activations of every Swin block and BERT layer again in the
+    backward pass instead of keeping them: less memory for about a third more time."""
     checkpoint_seconds: PositiveFloat = 30.0
     """Time between a training's running checkpoints: what a kill can cost."""
     port: Positive = 4200

@@ -71,8 +71,9 @@ class Words:
             cleaning: See `clean_caption`.
         """
         self.tokenizer, self.length, self.cleaning = tokenizer, length, cleaning
-        pieces = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
-        self.continues = np.array([piece.startswith("##") for piece in pieces], dtype=np.bool_)
+        ids = tokenizer.get_vocab()  # of a piece that stands twice in vocab.txt, the last
+        self.continues = np.zeros(max(ids.values()) + 1, dtype=np.bool_)
+        self.continues[[at for piece, at in ids.items() if piece.startswith("##")]] = True
         """(V,) whether a piece goes on with the word before it."""
         self.mask_id = int(tokenizer.mask_token_id)
         self.pad_id = int(tokenizer.pad_token_id)

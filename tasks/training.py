@@ -14,20 +14,22 @@ import logging
 import math
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from models.recomputing import recompute_layers
 from models.team import average, join, number
 from tasks.errors import PedAlignError
 from tasks.params import NonNegative, Positive, PositiveFloat, Strings, params
+from tasks.runtime import runtime
 from tasks.shards import atomic_file, item_seed
 
 log = logging.getLogger(__name__)
@@ -53,18 +55,33 @@ class TrainingParams:
     learning_rate: PositiveFloat
     """Peak learning rate."""
     schedule: Schedule
-    """After warm-up: ``linear`` to 0; ``step`` is linear times 1, 0.5 from four and 0.2 from seven
-    times the warm-up on."""
+    """After warm-up: ``linear`` to ``floor``; ``step`` is linear times 1, 0.5 from four and 0.2
+    from seven times the warm-up on."""
+    floor: NonNegativeFloat
+    """Learning rate that the schedule ends at; 0 as released, 5e-6 in the paper's pretraining."""
     warmup: Annotated[int | float, Field(ge=0)]
     """Steps of warm-up; below 1, the share of all steps."""
     weight_decay: NonNegativeFloat
     """AdamW's decay; biases and normalisation layers have none."""
     doubled: Strings
     """Regular expressions: parameters whose names match one learn twice as fast."""
+    chunks: Positive
+    """Equal consecutive parts of a batch that stand for the released run's devices. It counts only
+    where the model's reading has ``local_negatives``, ``local_statistics`` or
+    ``shared_contrast``, and does not depend on the number of processes."""
+    micro_batch: NonNegative
+    """Rows encoded, and pairs fused, at a time, and again in the backward pass: memory is that of
+    so many rows, the losses are those of the whole batch. 0 takes all at once."""
     precision: Literal["fp32", "bf16"]
     """Autocast of the forward pass; weights and optimiser stay in float32."""
     seed: NonNegative
     """Decides order, augmentation, masking, dropout and negatives."""
+
+    @model_validator(mode="after")
+    def _descends(self) -> Self:
+        if self.floor > self.learning_rate:
+            raise ValueError("floor is a learning rate that is not above the peak")
+        return self
 
 
 # ------------------------------------------------------------------ schedule and groups
@@ -75,7 +92,9 @@ def warmup_steps(warmup: float, total: int) -> int:
     return int(warmup * total) if warmup < 1 else int(warmup)
 
 
-def schedule_factor(schedule: Schedule, step: int, total: int, warmup: int) -> float:
+def schedule_factor(
+    schedule: Schedule, step: int, total: int, warmup: int, floor: float = 0.0
+) -> float:
     """Learning rate at a step, as a share of the peak (A1).
 
     Args:
@@ -83,15 +102,16 @@ def schedule_factor(schedule: Schedule, step: int, total: int, warmup: int) -> f
         step: From 0.
         total: Steps that the schedule is laid out for.
         warmup: Steps of linear warm-up, the first at 0.
+        floor: Share that it falls to and never below, once warmed up.
     """
     if step < warmup:
         return step / warmup
     if total <= warmup:
         return 1.0
-    left = max(0.0, (total - step) / (total - warmup))
+    left = floor + (1 - floor) * max(0.0, (total - step) / (total - warmup))
     if schedule == "linear":
         return left
-    return left * (1.0 if step < 4 * warmup else 0.5 if step < 7 * warmup else 0.2)
+    return max(floor, left * (1.0 if step < 4 * warmup else 0.5 if step < 7 * warmup else 0.2))
 
 
 def decays(name: str) -> bool:
@@ -176,14 +196,18 @@ class Plan:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training leaves besides the weights in its model."""
+    """What a training leaves besides the last weights, which its model has."""
 
     rows: list[Row]
     """One a step: step, epoch, lr and every loss."""
-    scores: list[float]
-    """Validation scores, one an epoch; empty where nothing was validated."""
-    best_epoch: int | None
-    """Epoch, from 1, whose weights the model now has; None: the last."""
+    scores: dict[str, list[float]]
+    """Scores by name, one an epoch; empty where nothing was scored."""
+    best: dict[str, dict[str, Tensor]]
+    """By name of the score: the weights of its best epoch, the first of equals."""
+
+    def best_epoch(self, name: str) -> int:
+        """Epoch, from 1, whose weights ``best[name]`` are."""
+        return self.scores[name].index(max(self.scores[name])) + 1
 
 
 class Loop:
@@ -196,32 +220,46 @@ class Loop:
 
         Args:
             objective: ``objective(batch, generator)`` gives named losses and their sum "loss".
+                It may have ``chunks``, into which it divides a batch, and ``doubled``,
+                expressions for what its model's reading lets learn twice as fast.
             plan: How long.
             settings: How.
             device: Where to compute.
+
+        Raises:
+            PedAlignError: The batch is not divisible, or an expression matches no parameter.
         """
         self.objective, self.plan, self.settings, self.device = objective, plan, settings, device
+        chunks = getattr(objective, "chunks", 1)
+        if chunks > 1 and (plan.batch % chunks or plan.batch < 2 * chunks):
+            raise PedAlignError(
+                f"a batch of {plan.batch} in {chunks} chunks",
+                "where the reading imitates the released run's devices, a batch is divided into "
+                "equal parts of two pairs at least",
+                "choose a batch that `chunks` divides, or set `chunks` to 1",
+            )
         objective.to(device)
+        recompute_layers(objective, runtime().recompute)
         groups = parameter_groups(
             objective.named_parameters(),
             settings.learning_rate,
             settings.weight_decay,
-            settings.doubled,
+            (*settings.doubled, *getattr(objective, "doubled", ())),
         )
         self.optimizer = torch.optim.AdamW(groups, betas=BETAS, eps=EPSILON, fused=True)
         self.joined = join(objective)
         self.warmup = warmup_steps(settings.warmup, plan.scheduled)
         self.step = 0
         self.rows: list[Row] = []
-        self.scores: list[float] = []
-        self.best: dict[str, Tensor] | None = None
+        self.scores: dict[str, list[float]] = {}
+        self.best: dict[str, dict[str, Tensor]] = {}
         self._pending: list[tuple[float, list[str], Tensor]] = []
 
     def advance(self, batch: dict[str, Tensor]) -> None:
         """Take one step; everything random in it follows from the seed and its number."""
-        factor = schedule_factor(
-            self.settings.schedule, self.step, self.plan.scheduled, self.warmup
-        )
+        settings, plan = self.settings, self.plan
+        floor = settings.floor / settings.learning_rate
+        factor = schedule_factor(settings.schedule, self.step, plan.scheduled, self.warmup, floor)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * factor
         # Processes that train together drop other activations, each of its own rows.
@@ -233,9 +271,9 @@ class Loop:
         batch = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
         self.objective.train()
         half = self.settings.precision == "bf16"
+        self.optimizer.zero_grad(set_to_none=True)  # here: they would lie beside the activations
         with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
             losses = self.joined(batch, generator)
-        self.optimizer.zero_grad(set_to_none=True)
         losses["loss"].backward()
         self.optimizer.step()
         self.step += 1
@@ -266,11 +304,17 @@ class Loop:
             self.rows.append({"step": step, "epoch": epoch, "lr": rate, **row})
         self._pending.clear()
 
-    def consider(self, score: float, model: nn.Module) -> None:
-        """Take a validation score; the model's weights are kept if none was higher so far."""
-        if not self.scores or score > max(self.scores):
-            self.best = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
-        self.scores.append(score)
+    def consider(self, scores: Mapping[str, float], model: nn.Module) -> None:
+        """Take an epoch's scores; the model's weights are kept for each that was never higher."""
+        higher = [name for name, score in scores.items() if score > self._highest(name)]
+        if higher:  # one copy serves them all, here and in the running checkpoint
+            weights = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
+            self.best |= dict.fromkeys(higher, weights)
+        for name, score in scores.items():
+            self.scores.setdefault(name, []).append(score)
+
+    def _highest(self, name: str) -> float:
+        return max(self.scores.get(name, []), default=-math.inf)
 
     def save(self, path: Path) -> None:
         """Write the running checkpoint so that it is either absent or whole."""
@@ -298,7 +342,7 @@ class Loop:
         if not path.exists():
             return
         try:
-            state = torch.load(path, map_location=self.device, weights_only=True)
+            state = torch.load(path, map_location="cpu", weights_only=True)
             if state["steps"] != self.plan.steps:
                 raise ValueError(f"{state['steps']} steps, not {self.plan.steps}")
             self.objective.load_state_dict(state["objective"])
@@ -325,7 +369,7 @@ def train(
     device: torch.device,
     *,
     name: str = "train",
-    validate: Callable[[], float] | None = None,
+    validate: Callable[[], Mapping[str, float]] | None = None,
     checkpoint_seconds: float = 30.0,
     progress: Callable[[int, int, Row], None] | None = None,
 ) -> Trained:
@@ -340,13 +384,14 @@ def train(
         run_folder: Belongs to this training alone; holds the running checkpoint.
         device: Where to compute.
         name: Of the progress bar.
-        validate: Called after each epoch, model in evaluation mode; the weights with the highest
-            score (the first of equals) are the result. None keeps the last.
+        validate: Called after each epoch, model in evaluation mode; gives named scores, and for
+            each name the weights with the highest (the first of equals) are kept. It changes
+            nothing that is trained.
         checkpoint_seconds: Wall time between running checkpoints; changes no result.
         progress: Called with step, steps and the newest row.
 
     Returns:
-        The curve; ``model`` has the resulting weights.
+        The curve and what was kept; ``model`` has the last weights.
 
     Raises:
         PedAlignError: A loss that is not finite, or a foreign run folder.
@@ -373,8 +418,5 @@ def train(
             if time.monotonic() - saved >= checkpoint_seconds and loop.step < plan.steps:
                 loop.save(running)
                 saved = time.monotonic()
-    if loop.best is not None:
-        model.load_state_dict(loop.best)
     model.eval()
-    best = loop.scores.index(max(loop.scores)) + 1 if loop.scores else None
-    return Trained(loop.rows, loop.scores, best)
+    return Trained(loop.rows, loop.scores, loop.best)

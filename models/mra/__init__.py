@@ -3,7 +3,7 @@
 `MRA` is the model, `MRAConfig` its sizes and its reading, `models.mra.objectives` what trains it.
 """
 
-from models.mra.config import PAPER, READINGS, RELEASED, MRAConfig, Reading
+from models.mra.config import PAPER, READINGS, RELEASED, MRAConfig, Reading, reading_of
 from models.mra.model import MRA
 
-__all__ = ["MRA", "PAPER", "READINGS", "RELEASED", "MRAConfig", "Reading"]
+__all__ = ["MRA", "PAPER", "READINGS", "RELEASED", "MRAConfig", "Reading", "reading_of"]

@@ -16,6 +16,16 @@ from typing import Any, Literal
 Head = Literal["stripes", "token"]
 
 
+def _require(holds: bool, found: str, remedy: str) -> None:
+    """Raise a ValueError that names the value and the remedy.
+
+    Raises:
+        ValueError: `holds` is false.
+    """
+    if not holds:
+        raise ValueError(f"{found}: {remedy}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Reading:
     """The points on which the paper's text and its released code disagree, each settable alone."""
@@ -29,7 +39,7 @@ class Reading:
 
     beta_twice: bool
     """The region losses are weighted by beta once inside the model and once more in the loop
-    (released: 0.8 becomes 0.64)."""
+    (released: a constant 0.8 inside, so 0.8 becomes 0.64)."""
 
     pool_pads: bool
     """The stripes of the text feature average over padding too (released). Every text must then
@@ -39,18 +49,110 @@ class Reading:
     """Padding and [SEP] may be chosen for masked language modelling (released). The model does
     not mask texts; whoever prepares a batch reads this."""
 
+    double_heads: bool
+    """The contrastive heads learn at twice the rate (what the release's `lr_x` is for). In the
+    released code the setting is dead (PAPERS 1.8)."""
+
+    local_negatives: bool
+    """Hard negatives come from a row's own chunk of the batch (released, where a chunk is what one
+    device holds); otherwise from the whole batch. An objective is told the number of chunks."""
+
+    local_statistics: bool
+    """BatchNorm in the stripe heads normalises each chunk by its own statistics, and the running
+    statistics follow the first chunk only (released: DDP sends the first device's buffers to all);
+    otherwise by those of the whole batch."""
+
+    shared_contrast: bool
+    """The gradient of ITC and RPC is divided by the number of chunks on its way into heads and
+    encoders; their values and the temperature's gradient are not (released: gathering hands back
+    a device's own slice, and DDP averages; PAPERS 1.9)."""
+
+    score_processes: int
+    """Processes of the evaluation whose fused score is imitated: with more than one, filler rows
+    take part in the scaling of scores, which weighs the contrastive part about four hundred times
+    more (released: 4; PAPERS 1.9). The model does not score; whoever evaluates reads this."""
+
+    region_heads: bool
+    """Regions and phrases have contrastive heads of their own (the paper's "different MLPs"),
+    `region_proj` and `phrase_proj`. Its 226.5 M parameters leave no room for them, so they are off
+    in both named readings."""
+
+    def __post_init__(self) -> None:
+        """Check the types: a reading comes from a file or from parameters.
+
+        Raises:
+            ValueError: A field of another type, or a number of processes below 1.
+        """
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name == "score_processes":
+                legal, rule = type(value) is int and value >= 1, "a whole number from 1 on"
+            else:
+                legal, rule = type(value) is bool, "true or false"
+            _require(legal, f"reading's {field.name} {value!r}", f"it is {rule}")
+
 
 PAPER = Reading(
-    region_pooling=True, region_token=True, beta_twice=False, pool_pads=False, mask_pads=False
+    region_pooling=True,
+    region_token=True,
+    beta_twice=False,
+    pool_pads=False,
+    mask_pads=False,
+    double_heads=True,
+    local_negatives=False,
+    local_statistics=False,
+    shared_contrast=False,
+    score_processes=1,
+    region_heads=False,
 )
 """What the paper's text says."""
 
 RELEASED = Reading(
-    region_pooling=False, region_token=False, beta_twice=True, pool_pads=True, mask_pads=True
+    region_pooling=False,
+    region_token=False,
+    beta_twice=True,
+    pool_pads=True,
+    mask_pads=True,
+    double_heads=False,
+    local_negatives=True,
+    local_statistics=True,
+    shared_contrast=True,
+    score_processes=4,
+    region_heads=False,
 )
 """What the released code does."""
 
 READINGS: Mapping[str, Reading] = {"paper": PAPER, "released": RELEASED}
+
+
+def reading_of(value: str | Mapping[str, Any]) -> Reading:
+    """A reading by its name, or as a named one with changes.
+
+    Args:
+        value: "paper", "released", or a mapping: `like` names the reading to change (without it
+            every field has to be given), the other keys are fields of `Reading`.
+
+    Raises:
+        ValueError: An unknown name or field, a missing field, or a value of another type.
+    """
+    if isinstance(value, str):
+        _require(
+            value in READINGS,
+            f"reading {value!r}",
+            f"choose one of {list(READINGS)}, or a mapping: like: one of them, and what differs",
+        )
+        return READINGS[value]
+    names = [field.name for field in dataclasses.fields(Reading)]
+    given = dict(value)
+    base = given.pop("like", None)
+    unknown = sorted(set(given) - set(names))
+    _require(not unknown, f"reading with {unknown}", f"its fields are {names}, and `like`")
+    if base is not None:
+        _require(base in READINGS, f"reading like {base!r}", f"choose one of {list(READINGS)}")
+        return dataclasses.replace(READINGS[base], **given)
+    missing = [name for name in names if name not in given]
+    _require(not missing, f"reading without {missing}", "give all fields, or `like: paper`")
+    return Reading(**given)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,14 +334,30 @@ class MRAConfig:
         values: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in data.items()
         }
-        try:
-            values["reading"] = Reading(**data["reading"])
-        except TypeError as error:
-            raise ValueError(
-                f"reading {data['reading']!r}: {error}; it has exactly the keys "
-                f"{[field.name for field in dataclasses.fields(Reading)]}"
-            ) from error
+        values["reading"] = _stored_reading(data["reading"])
         return cls(**values)
+
+
+def _stored_reading(data: Mapping[str, Any]) -> Reading:
+    """The reading of a checkpoint, whose every field is written down.
+
+    Raises:
+        ValueError: Fields are missing (an older version's checkpoint) or unknown (a newer one's).
+    """
+    names = {field.name for field in dataclasses.fields(Reading)}
+    missing, unknown = sorted(names - set(data)), sorted(set(data) - names)
+    _require(
+        not unknown,
+        f"a checkpoint's reading with {unknown}",
+        "this version does not know them: load with the version that wrote the checkpoint",
+    )
+    _require(
+        not missing,
+        f"a checkpoint's reading without {missing}",
+        "an older version wrote it, and how it was trained in these points is not on record: train "
+        "it anew, import it again, or add the fields to its config.json if you know them",
+    )
+    return Reading(**data)
 
 
 def fit_window(grid: tuple[int, int], window: int) -> int:
@@ -260,13 +378,3 @@ def fit_window(grid: tuple[int, int], window: int) -> int:
     common = gcd(*grid)
     fitting = max(side for side in range(1, window + 1) if common % side == 0)
     return fitting if fitting > 1 else min(window, *grid)
-
-
-def _require(holds: bool, found: str, remedy: str) -> None:
-    """Raise a ValueError that names the value and the remedy.
-
-    Raises:
-        ValueError: `holds` is false.
-    """
-    if not holds:
-        raise ValueError(f"{found}: {remedy}")

@@ -6,11 +6,14 @@ L word pieces, V vocabulary, R pairs.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+IGNORED = -100
+"""Label of a position whose word piece is not to be predicted."""
 
 
 def positive_targets(
@@ -32,6 +35,7 @@ def contrastive_loss(
     ids_B: Tensor,
     *,
     label_smoothing: float = 0.0,
+    share: int = 1,
 ) -> Tensor:
     """ITC (and RPC): InfoNCE with several positives, image to text and back, averaged.
 
@@ -41,12 +45,34 @@ def contrastive_loss(
         temperature: Logits are cosines divided by it.
         ids_B: Rows with equal ids are positives of each other.
         label_smoothing: eps of `positive_targets`.
+        share: What the gradient is divided by on its way into the features; the temperature's is
+            not, and neither is the value (PAPERS 1.9).
     """
+    if share > 1:
+        image_BE, text_BE = _divide_gradient(image_BE, share), _divide_gradient(text_BE, share)
     logits_BB = image_BE @ text_BE.t() / temperature
     targets_BB = positive_targets(ids_B, ids_B, label_smoothing)  # symmetric but for its rows' sums
     to_text = -(targets_BB * F.log_softmax(logits_BB, dim=1)).sum(1).mean()
     to_image = -(targets_BB * F.log_softmax(logits_BB.t(), dim=1)).sum(1).mean()
     return (to_text + to_image) / 2
+
+
+class _DividedGradient(torch.autograd.Function):
+    """The same values; backwards, the gradient divided."""
+
+    @staticmethod
+    def forward(context: Any, values: Tensor, share: int) -> Tensor:
+        context.share = share
+        return values.view_as(values)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient / context.share, None
+
+
+def _divide_gradient(values: Tensor, share: int) -> Tensor:
+    divided: Tensor = _DividedGradient.apply(values, share)
+    return divided
 
 
 class Negatives(NamedTuple):
@@ -57,7 +83,7 @@ class Negatives(NamedTuple):
     text_B: Tensor
     """For image b, the index of a text of somebody else."""
     valid_B: Tensor
-    """False where every row of the batch has the same id."""
+    """False where every row that could be drawn has the same id."""
 
 
 @torch.no_grad()
@@ -67,24 +93,40 @@ def hard_negatives(
     temperature: Tensor,
     ids_B: Tensor,
     generator: torch.Generator | None = None,
+    *,
+    chunks: int = 1,
 ) -> Negatives:
     """Draw one image for every text and one text for every image, likelier if more similar.
 
     The weights are softmax(cos / temperature) + 1e-5, 0 for the same id (PAPERS 1.6, A3). All rows
     are drawn at once, on the generator's device, so the draw depends on the generator alone.
-    Where a batch has one id only, the released code fails; here such rows are marked.
+    Where there is one id only, the released code fails; here such rows are marked.
+
+    Args:
+        image_BE: Normalised image (or region) features.
+        text_BE: Normalised text (or phrase) features.
+        temperature: Logits are cosines divided by it.
+        ids_B: Rows with equal ids are no negatives of each other.
+        generator: What is drawn from; None takes torch's own.
+        chunks: Equal consecutive parts of the batch; a row's negatives come from its own part,
+            and so does the softmax (c parts of n rows below).
     """
-    logits_BB = image_BE @ text_BE.t() / temperature
-    same_BB = ids_B[:, None] == ids_B[None, :]
-    valid_B = ~same_BB.all(1)
+    image_cnE, text_cnE = (part.unflatten(0, (chunks, -1)) for part in (image_BE, text_BE))
+    ids_cn = ids_B.unflatten(0, (chunks, -1))
+    logits_cnn = image_cnE @ text_cnE.mT / temperature
+    same_Bn = (ids_cn[:, :, None] == ids_cn[:, None, :]).flatten(0, 1)
+    valid_B = ~same_Bn.all(1)
+    rows = ids_cn.shape[1]
+    first_B = torch.arange(chunks, device=ids_B.device).repeat_interleave(rows) * rows
 
-    def draw(logits: Tensor) -> Tensor:
-        weights = (F.softmax(logits, dim=1) + 1e-5).masked_fill(same_BB, 0.0)
-        weights = torch.where(valid_B[:, None], weights, 1.0)
-        device = weights.device if generator is None else generator.device
-        return torch.multinomial(weights.to(device), 1, generator=generator)[:, 0].to(ids_B.device)
+    def draw(logits_cnn: Tensor) -> Tensor:
+        weights_Bn = F.softmax(logits_cnn.flatten(0, 1), dim=1) + 1e-5
+        weights_Bn = torch.where(valid_B[:, None], weights_Bn.masked_fill(same_Bn, 0.0), 1.0)
+        device = weights_Bn.device if generator is None else generator.device
+        drawn = torch.multinomial(weights_Bn.to(device), 1, generator=generator)[:, 0]
+        return first_B + drawn.to(ids_B.device)
 
-    return Negatives(image_B=draw(logits_BB.t()), text_B=draw(logits_BB), valid_B=valid_B)
+    return Negatives(image_B=draw(logits_cnn.mT), text_B=draw(logits_cnn), valid_B=valid_B)
 
 
 def matching_pairs(negatives: Negatives) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -118,13 +160,11 @@ def matching_loss(
     return (losses_R * weight_R).sum() / (weight_R.sum() if total is None else total)
 
 
-def masked_token_loss(logits_MV: Tensor, labels_M: Tensor, total: Tensor | None = None) -> Tensor:
-    """MLM: cross-entropy averaged over the labelled positions, 0 where there is none.
+def summed_token_loss(logits_MV: Tensor, labels_M: Tensor) -> Tensor:
+    """MLM before its average: cross-entropy summed over the labelled positions.
 
     Args:
         logits_MV: Logits over the vocabulary.
-        labels_M: The hidden word pieces, -100 where there is none.
-        total: What to divide by, where these are a share of more; None: their own number.
+        labels_M: The hidden word pieces, `IGNORED` where there is none.
     """
-    summed = F.cross_entropy(logits_MV.float(), labels_M, ignore_index=-100, reduction="sum")
-    return summed / ((labels_M != -100).sum() if total is None else total).clamp(min=1)
+    return F.cross_entropy(logits_MV.float(), labels_M, ignore_index=IGNORED, reduction="sum")

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.mra.config import MRAConfig, Reading
+from models.mra.heads import apply_head, contrastive_head, normalise
 from models.mra.pooling import STRIPES, masked_mean, stripe_pool
 from models.mra.text import ImageKeys, TextEncoder, bert_config
 from models.mra.vision import VisionEncoder, swin_config
@@ -32,6 +32,8 @@ class MRA(nn.Module):
         vision_encoder: Swin; images to tokens.
         text_encoder: BERT; texts to tokens, pairs to fused tokens, and the MLM head.
         vision_proj, text_proj: Contrastive heads.
+        region_proj, phrase_proj: Those of regions and phrases under `reading.region_heads`,
+            otherwise None.
         itm_head: Matching head on a pair's fused [CLS]; its class 1 is "they match".
         temp: Learnable temperature; logits are cosines divided by it.
     """
@@ -43,8 +45,9 @@ class MRA(nn.Module):
         self.text_encoder = TextEncoder(
             bert_config(config), text_layers=config.text_layers, image_dim=config.vision_width
         )
-        self.vision_proj = _head(config, config.vision_width, STRIPES)
-        self.text_proj = _head(config, config.text_dim, 1 + STRIPES)
+        image, text = (config.vision_width, STRIPES), (config.text_dim, 1 + STRIPES)
+        self.vision_proj = contrastive_head(config, *image)
+        self.text_proj = contrastive_head(config, *text)
         self.itm_head = nn.Sequential(
             nn.Linear(config.text_dim, 2 * config.text_dim),
             nn.LayerNorm(2 * config.text_dim),
@@ -52,6 +55,9 @@ class MRA(nn.Module):
             nn.Linear(2 * config.text_dim, 2),
         )
         self.temp = nn.Parameter(torch.tensor(config.temperature))
+        own = config.reading.region_heads
+        self.region_proj = contrastive_head(config, *image) if own else None
+        self.phrase_proj = contrastive_head(config, *text) if own else None
 
     @classmethod
     def from_config(cls, config: MRAConfig) -> MRA:
@@ -86,13 +92,18 @@ class MRA(nn.Module):
         tokens_BLD = self.text_encoder.encode(ids_BL, mask_BL)
         return tokens_BLD, normalise(self.text_feature(tokens_BLD, mask_BL))
 
-    def image_feature(self, tokens_BPD: Tensor) -> Tensor:
-        """Contrastive feature of whole images, not yet normalised: (B, E)."""
-        if self.config.head == "stripes":
-            return self.vision_proj(stripe_pool(tokens_BPD[:, 1:]))
-        return self.vision_proj(tokens_BPD[:, 0])
+    def image_feature(self, tokens_BPD: Tensor, chunks: int = 1) -> Tensor:
+        """Contrastive feature of whole images, not yet normalised: (B, E).
 
-    def region_feature(self, tokens_BPD: Tensor, inside_BP: Tensor) -> Tensor:
+        Args:
+            tokens_BPD: Tokens of `encode_image`.
+            chunks: Parts of the batch with BatchNorm statistics of their own (`apply_head`).
+        """
+        if self.config.head == "stripes":
+            return apply_head(self.vision_proj, stripe_pool(tokens_BPD[:, 1:]), chunks)
+        return apply_head(self.vision_proj, tokens_BPD[:, 0])
+
+    def region_feature(self, tokens_BPD: Tensor, inside_BP: Tensor, chunks: int = 1) -> Tensor:
         """Contrastive feature of a region of each image, not yet normalised: (B, E).
 
         Under the paper's reading it is the image feature's own pooling over the region's tokens,
@@ -102,19 +113,30 @@ class MRA(nn.Module):
         Args:
             tokens_BPD: Tokens of `encode_image`, token 0 included.
             inside_BP: 1 for a patch inside the region, token 0 not included.
+            chunks: Parts of the batch with BatchNorm statistics of their own.
         """
+        head = self.vision_proj if self.region_proj is None else self.region_proj
         if self.config.head == "token":
-            return self.vision_proj(masked_mean(tokens_BPD[:, 1:], inside_BP))
+            return apply_head(head, masked_mean(tokens_BPD[:, 1:], inside_BP))
         mask = inside_BP if self.config.reading.region_pooling else None
-        return self.vision_proj(stripe_pool(tokens_BPD[:, 1:], mask))
+        return apply_head(head, stripe_pool(tokens_BPD[:, 1:], mask), chunks)
 
-    def text_feature(self, tokens_BLD: Tensor, mask_BL: Tensor) -> Tensor:
+    def text_feature(self, tokens_BLD: Tensor, mask_BL: Tensor, chunks: int = 1) -> Tensor:
         """Contrastive feature of texts, not yet normalised: (B, E)."""
+        return apply_head(self.text_proj, self._pool_text(tokens_BLD, mask_BL), chunks)
+
+    def phrase_feature(self, tokens_BLD: Tensor, mask_BL: Tensor, chunks: int = 1) -> Tensor:
+        """Contrastive feature of region phrases: a text's, unless phrases have their own head."""
+        head = self.text_proj if self.phrase_proj is None else self.phrase_proj
+        return apply_head(head, self._pool_text(tokens_BLD, mask_BL), chunks)
+
+    def _pool_text(self, tokens_BLD: Tensor, mask_BL: Tensor) -> Tensor:
+        """What a text's head is given: [CLS], and for the stripe head three stripes beside it."""
         first_BD = tokens_BLD[:, 0]
         if self.config.head == "token":
-            return self.text_proj(first_BD)
+            return first_BD
         mask = None if self.config.reading.pool_pads else mask_BL[:, 1:]
-        return self.text_proj(torch.cat([first_BD, stripe_pool(tokens_BLD[:, 1:], mask)], dim=1))
+        return torch.cat([first_BD, stripe_pool(tokens_BLD[:, 1:], mask)], dim=1)
 
     # --- pairs ----------------------------------------------------------------------------------
 
@@ -219,23 +241,3 @@ class MRA(nn.Module):
         from models.mra.starting import load_starting_weights
 
         return load_starting_weights(self, vision_folder, text_folder)
-
-
-def normalise(feature_BE: Tensor) -> Tensor:
-    """Features of unit length, in float32 whatever they came in."""
-    return F.normalize(feature_BE.float(), dim=-1)
-
-
-def _head(config: MRAConfig, width: int, parts: int) -> nn.Module:
-    """The contrastive head of one side.
-
-    Over `parts` pooled tokens: BatchNorm, dropout and a linear map that starts almost at zero, as
-    released. Over token 0: a plain linear map.
-    """
-    if config.head == "token":
-        return nn.Linear(width, config.embed_dim)
-    width = parts * width
-    linear = nn.Linear(width, config.embed_dim)
-    nn.init.normal_(linear.weight, std=1e-5)
-    nn.init.zeros_(linear.bias)
-    return nn.Sequential(nn.BatchNorm1d(width), nn.Dropout(config.head_dropout), linear)

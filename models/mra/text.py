@@ -30,6 +30,7 @@ from transformers.models.bert.modeling_bert import (
 )
 
 from models.mra.config import MRAConfig
+from models.recomputing import recomputed
 
 
 class ImageKeys(NamedTuple):
@@ -102,6 +103,35 @@ class FusionLayer(BertLayer):
         attended = _attend(cross.self, hidden_RKD, keys.key, keys.value, mask_R11P)
         return self.feed_forward_chunk(cross.output(attended, hidden_RKD))
 
+    def fuse(
+        self,
+        hidden_BLD: Tensor,
+        mask_B11L: Tensor,
+        image: ImageKeys,
+        image_mask_R11P: Tensor | None,
+        text_index_R: Tensor | None,
+        image_index_R: Tensor | None,
+        positions_BK: Tensor | None,
+    ) -> Tensor:
+        """The whole layer.
+
+        Args:
+            hidden_BLD: Texts, or pairs.
+            mask_B11L: Where to attend them.
+            image: Keys and values of G images.
+            image_mask_R11P: Where to attend each pair's image.
+            text_index_R: The row of each pair, chosen after self-attention; None keeps all.
+            image_index_R: The image of each pair; None keeps all.
+            positions_BK: Positions to compute; None for all.
+
+        Returns:
+            (R, L, D), or (R, K, D) where positions are given.
+        """
+        query = hidden_BLD if positions_BK is None else gather_positions(hidden_BLD, positions_BK)
+        hidden = select(self.attend_text(query, hidden_BLD, mask_B11L), text_index_R)
+        pair = ImageKeys(select(image.key, image_index_R), select(image.value, image_index_R))
+        return self.attend_image(hidden, pair, image_mask_R11P)
+
 
 class TextEncoder(BertPreTrainedModel):
     """BERT's lower layers as text encoder, its upper ones as fusion encoder, and its MLM head."""
@@ -109,6 +139,8 @@ class TextEncoder(BertPreTrainedModel):
     def __init__(self, config: BertConfig, *, text_layers: int, image_dim: int) -> None:
         super().__init__(config)
         self.text_layers = text_layers
+        self.recompute = False
+        """Whether a layer's activations are computed again in the backward pass."""
         self.bert = BertModel(config, add_pooling_layer=False)
         layers = self.bert.encoder.layer
         for index in range(text_layers, config.num_hidden_layers):
@@ -136,7 +168,7 @@ class TextEncoder(BertPreTrainedModel):
         hidden = self.bert.embeddings(ids_BL)
         mask = attention_mask(mask_BL)
         for layer in self.bert.encoder.layer[: self.text_layers]:
-            hidden = layer(hidden, mask)
+            hidden = recomputed(layer, hidden, mask, again=self.recompute)
         return hidden
 
     def image_keys(self, image_GPD: Tensor) -> list[ImageKeys]:
@@ -174,17 +206,24 @@ class TextEncoder(BertPreTrainedModel):
             image_mask = select(attention_mask(image_mask_GP), image_index_R)
         layers = self._fusion()
         for index, (layer, image) in enumerate(zip(layers, keys, strict=True)):
-            query = hidden
-            if positions_BK is not None and index == len(layers) - 1:
-                query = gather_positions(hidden, positions_BK)
-            hidden = layer.attend_text(query, hidden, text_mask)
+            read = positions_BK if index == len(layers) - 1 else None
+            # In the first layer a text's self-attention does not depend on the image: only then
+            # does it take a row a pair.
+            hidden = recomputed(
+                layer.fuse,
+                hidden,
+                text_mask,
+                image,
+                image_mask,
+                text_index_R if index == 0 else None,
+                image_index_R,
+                read,
+                again=self.recompute,
+            )
             if index == 0 and text_index_R is not None:
-                # Up to here a text's tokens do not depend on the image: only now one row a pair.
-                hidden, text_mask = select(hidden, text_index_R), select(text_mask, text_index_R)
+                text_mask = select(text_mask, text_index_R)
                 if positions_BK is not None:
                     positions_BK = select(positions_BK, text_index_R)
-            pair = ImageKeys(select(image.key, image_index_R), select(image.value, image_index_R))
-            hidden = layer.attend_image(hidden, pair, image_mask)
         return hidden
 
     def _fusion(self) -> list[FusionLayer]:

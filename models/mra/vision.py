@@ -30,6 +30,7 @@ from transformers.models.swin.modeling_swin import (
 )
 
 from models.mra.config import MRAConfig
+from models.recomputing import recomputed
 
 
 def swin_config(config: MRAConfig) -> SwinConfig:
@@ -58,7 +59,7 @@ class WindowLayer(SwinLayer):
             self.shift_size = 0
         self._masks: dict[tuple[int, int, torch.device, torch.dtype], Tensor | None] = {}
 
-    def forward(self, hidden_BLD: Tensor, grid: tuple[int, int]) -> tuple[Tensor, None]:
+    def forward(self, hidden_BLD: Tensor, grid: tuple[int, int]) -> Tensor:
         """One block.
 
         Args:
@@ -66,7 +67,7 @@ class WindowLayer(SwinLayer):
             grid: Token rows and columns.
 
         Returns:
-            The tokens, and None where the stock class returns attention weights.
+            The tokens.
         """
         height, width = grid
         batch, _, dim = hidden_BLD.shape
@@ -87,7 +88,7 @@ class WindowLayer(SwinLayer):
             image = image[:, :height, :width]
         hidden = hidden_BLD + self.drop_path(image.reshape(batch, height * width, dim))
         inner = self.dropout(self.mlp(self.layernorm_after(hidden)))
-        return hidden + self.drop_path(inner), None
+        return hidden + self.drop_path(inner)
 
     def _attend(self, windows_BWND: Tensor, rows: int, columns: int) -> Tensor:
         """Self-attention inside each window.
@@ -151,6 +152,8 @@ class WindowStage(SwinStage):
         super().__init__(
             own, dim, grid, 0, heads, drop_path=[], downsample=None if last else SwinPatchMerging
         )
+        self.recompute = False
+        """Whether a block's activations are computed again in the backward pass."""
         self.blocks = nn.ModuleList(
             [
                 WindowLayer(
@@ -168,7 +171,7 @@ class WindowStage(SwinStage):
     def forward(self, hidden_BLD: Tensor, grid: tuple[int, int]) -> Tensor:
         """All blocks of the stage, then the halving of the grid (not in the last stage)."""
         for block in self.blocks:
-            hidden_BLD, _none = block(hidden_BLD, grid)
+            hidden_BLD = recomputed(block, hidden_BLD, grid, again=self.recompute)
         return hidden_BLD if self.downsample is None else self.downsample(hidden_BLD, grid)
 
 

@@ -128,6 +128,7 @@ def text_folder(tmp_path_factory) -> Path:
 
 TRAINING = {
     "epochs": 2, "batch": 8, "learning_rate": 1e-3, "schedule": "linear", "warmup": 0.1,
+    "chunks": 1, "micro_batch": 0, "floor": 0.0,
     "weight_decay": 0.01, "doubled": ["crossattention"], "precision": "fp32", "seed": 3,
 }  # fmt: skip
 
@@ -143,6 +144,7 @@ def pretrain_params(vision_folder, text_folder):
                 "image_size": [32, 16], "window_size": 2, "text_layers": 2, "max_tokens": 16,
                 "head": "stripes", "embed_dim": 8, "head_dropout": 0.1, "vision_dropout": 0.0,
                 "drop_path": 0.1, "text_dropout": 0.1, "temperature": 0.07, "reading": "paper",
+                "any_reading": False,
                 **(model or {}),
             },
             "region_weight": 0.8, "padding": 2, "flip": 0.5, "erasing": 0.3, "cleaning": "raw",

@@ -1,15 +1,17 @@
 """Pretraining on a miniature: what it leaves, its modes, and that a kill costs nothing."""
 
+import dataclasses
 import json
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from models.mra import PAPER, RELEASED
+from models.mra import PAPER, RELEASED, reading_of
 from tasks.checkpoints import load_model
 from tasks.errors import PedAlignError
 from tasks.pretrain import new_model, pretrain
+from tasks.runtime import Runtime
 from tasks.tokens import load_tokenizer
 
 CPU = torch.device("cpu")
@@ -92,6 +94,83 @@ def test_init_from_a_checkpoint_goes_on_from_it(
     assert model.config.image_size == (64, 32)
     known = weights(finished)
     assert torch.equal(model.state_dict()["itm_head.0.weight"], known["itm_head.0.weight"])
+
+
+def test_another_reading_than_the_checkpoints_is_an_error_unless_asked_for(
+    finished, pretrain_params
+):
+    other = {"reading": {"like": "paper", "region_token": False}}
+    with pytest.raises(PedAlignError, match=r"trained under the reading paper.*any_reading"):
+        new_model(pretrain_params(init=str(finished), model=other))
+    asked = new_model(pretrain_params(init=str(finished), model={**other, "any_reading": True}))
+    assert asked.config.reading == dataclasses.replace(PAPER, region_token=False)
+
+
+@pytest.mark.parametrize(
+    ("reading", "message"),
+    [
+        ("authors", "choose one of"),
+        ({"like": "paper", "regions": True}, "its fields are"),
+        ({"like": "paper", "pool_pads": "yes"}, "true or false"),
+        (3, "reading.str` is 3"),
+    ],
+)
+def test_a_reading_that_is_none_names_its_place(pretrain_params, reading, message):
+    with pytest.raises(PedAlignError, match=message) as caught:
+        pretrain_params(model={"reading": reading})
+    assert "pretrain.model.reading" in caught.value.found
+
+
+def test_a_reading_with_changes_is_the_checkpoints(tmp_path, shards, pretrain_params):
+    reading = {"like": "released", "mask_pads": False, "pool_pads": False, "region_heads": True}
+    section = pretrain_params(init="none", model={"reading": reading})
+    folder = pretrain(shards, None, section, tmp_path, CPU)
+    model = load_model(folder)
+    assert model.config.reading == reading_of(reading)
+    assert model.phrase_proj is not None
+    assert (
+        json.loads((folder / "training.json").read_text())["params"]["model"]["reading"] == reading
+    )
+
+
+def test_a_batch_that_the_chunks_do_not_divide(tmp_path, shards, annotations, pretrain_params):
+    section = pretrain_params(model={"reading": "released"}, training={"chunks": 3})
+    with pytest.raises(PedAlignError, match="a batch of 8 in 3 chunks"):
+        pretrain(shards, annotations, section, tmp_path, CPU)
+
+
+def test_in_parts_with_dropout_killed_and_resumed_equals_undisturbed(
+    tmp_path, shards, annotations, pretrain_params
+):
+    class KilledError(Exception):
+        pass
+
+    def kill(step, steps, row):
+        raise KilledError
+
+    section = pretrain_params(
+        model={"reading": "released"}, training={"epochs": 3, "chunks": 2, "micro_batch": 3}
+    )
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    with pytest.raises(KilledError):
+        pretrain(
+            shards, annotations, section, tmp_path / "a", CPU, checkpoint_seconds=0, progress=kill
+        )
+    assert (tmp_path / "a" / "running.pt").exists()
+    torn = pretrain(shards, annotations, section, tmp_path / "a", CPU)
+    whole = pretrain(shards, annotations, section, tmp_path / "b", CPU)
+    for path in sorted(whole.iterdir()):
+        assert path.read_bytes() == (torn / path.name).read_bytes(), path.name
+
+
+def test_recomputed_layers_leave_the_same_bytes(
+    finished, tmp_path, shards, annotations, pretrain_params, monkeypatch
+):
+    monkeypatch.setattr("tasks.training.runtime", lambda: Runtime(recompute=True))
+    again = pretrain(shards, annotations, pretrain_params(), tmp_path, CPU)
+    for path in finished.iterdir():
+        assert path.read_bytes() == (again / path.name).read_bytes(), path.name
 
 
 def test_without_regions_no_annotations_are_needed(tmp_path, shards, pretrain_params):

@@ -78,13 +78,28 @@ def test_pretraining_with_regions_equals_one_process(
     assert (together / "training.json").exists()
 
 
+def test_the_released_chunks_do_not_depend_on_the_number_of_processes(
+    tmp_path, shards, annotations, pretrain_params
+):
+    section = pretrain_params(
+        model={**STILL, "reading": "released"},
+        # Statistics of two rows alone would magnify rounding from step to step.
+        training={"epochs": 1, "chunks": 2, "micro_batch": 3},
+    )
+    one, two = folders(tmp_path, "one", "two")
+    alone = pretrain(shards, annotations, section, one, CPU)
+    together = train_together(partial(pretrain, shards, annotations, section, two), silent)
+    assert_close(alone, together)
+
+
 def test_fine_tuning_with_edited_texts_equals_one_process(tmp_path, shards, pretrain_params):
     start_run, one, two = folders(tmp_path, "start", "one", "two")
     start = pretrain(shards, None, pretrain_params(init="none", model=STILL), start_run, CPU)
-    section = check_section(FinetuneParams, FINETUNE, "finetune")
-    alone = finetune(shards, start, section, one, CPU)
-    together = train_together(partial(finetune, shards, start, section, two), silent)
+    section = check_section(FinetuneParams, {**FINETUNE, "images": str(shards)}, "finetune")
+    alone = finetune(start, section, one, CPU)
+    together = train_together(partial(finetune, start, section, two), silent)
     assert_close(alone, together)
+    assert_close(alone / "by-test", together / "by-test")
     assert {"itc_eda", "itm_eda"} <= curve(together)[0].keys()
 
 
@@ -92,9 +107,10 @@ FINETUNE = {
     "image_size": [32, 16], "window_size": 2, "head": "stripes", "embed_dim": 8,
     "vision_dropout": 0.0, "drop_path": 0.0, "flip": 0.5, "erasing": 0.0, "cleaning": "raw",
     "label_smoothing": 0.2, "eda_weight": 0.8, "eda_alpha": 0.2, "synonyms": "table",
-    "select": "val",
+    "select": "val", "holdout": 0.0, "keep_test_choice": True, "protocol": None,
     "training": {
         "epochs": 2, "batch": 8, "learning_rate": 1e-3, "schedule": "linear", "warmup": 0.1,
+        "chunks": 1, "micro_batch": 0, "floor": 0.0,
         "weight_decay": 0.01, "doubled": ["crossattention"], "precision": "fp32", "seed": 3,
     },
 }  # fmt: skip

@@ -101,3 +101,11 @@ def test_eighty_ten_ten(words):
 def test_a_folder_without_a_tokenizer_is_an_error(tmp_path):
     with pytest.raises(PedAlignError, match=r"vocab\.txt"):
         load_tokenizer(tmp_path)
+
+
+def test_a_vocabulary_may_hold_a_piece_twice(tmp_path):
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "man", "a", "##s"]
+    (tmp_path / "vocab.txt").write_text("\n".join(pieces) + "\n")
+    words = Words(load_tokenizer(tmp_path), 6)
+    ids, _ = words.encode(["a mans"])
+    assert words.continues[ids[0]].tolist() == [False, False, False, True, False, False]

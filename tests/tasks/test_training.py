@@ -11,7 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from models.mra import MRA, PAPER, RELEASED, MRAConfig
+from models.mra.objectives import PretrainObjective
+from models.mra.released import own_names
 from tasks.errors import PedAlignError
+from tasks.params import read_yaml
+from tasks.provenance import ROOT
 from tasks.training import (
     RUNNING,
     Loop,
@@ -41,7 +46,7 @@ RELEASED_DOUBLED = {
 def settings(**changes) -> TrainingParams:
     base = TrainingParams(
         epochs=3, batch=4, learning_rate=0.05, schedule="linear", warmup=0.2, weight_decay=0.01,
-        doubled=(), precision="fp32", seed=9,
+        doubled=(), chunks=1, micro_batch=0, precision="fp32", floor=0.0, seed=9,
     )  # fmt: skip
     return dataclasses.replace(base, **changes)
 
@@ -86,6 +91,20 @@ def test_linear_by_hand():
     assert factors[:3] == [0, 0.5, 1]
     assert factors[6] == 0.5
     assert factors[10] == 0
+
+
+def test_a_floor_is_where_the_schedule_ends():
+    # From 1 at step 2 down to 0.1 at step 10.
+    factors = [schedule_factor("linear", step, 10, 2, 0.1) for step in range(12)]
+    assert factors[:3] == [0, 0.5, 1]
+    assert factors[6] == pytest.approx(0.55)
+    assert factors[10:] == pytest.approx([0.1, 0.1])
+    assert schedule_factor("step", 99, 100, 10, 0.1) == pytest.approx(0.1)
+
+
+def test_a_floor_above_the_peak_is_refused():
+    with pytest.raises(ValueError, match="not above the peak"):
+        settings(floor=0.06)
 
 
 def test_step_by_hand():
@@ -176,7 +195,74 @@ def test_an_expression_that_matches_nothing_is_an_error():
         parameter_groups(Toy().named_parameters(), 0.1, 0.0, ("body", "nosuch"))
 
 
+@pytest.mark.skipif(not GOLDEN.exists(), reason="the released numbers are not on this machine")
+@pytest.mark.parametrize(
+    ("section", "stage"),
+    [
+        ("pretrain", "pretrain"),
+        ("finetune.datasets.cuhk-pedes", "finetune"),
+        ("finetune.datasets.icfg-pedes", "finetune"),
+    ],
+)
+def test_the_full_profiles_groups_are_the_released_under_our_names(section, stage):
+    training = read_yaml(ROOT / "profiles" / "sd15.yaml")
+    for part in section.split("."):
+        training = training[part]
+    training = training["training"]
+    golden = json.loads(GOLDEN.read_text())["param_groups"][stage]
+    wanted = {own: tuple(pair) for name, pair in golden.items() for own in own_names(name)}
+    named = [(f"model.{name}", nn.Parameter(torch.zeros(1))) for name in wanted]
+    groups = parameter_groups(
+        named, training["learning_rate"], training["weight_decay"], tuple(training["doubled"])
+    )
+    ours = {
+        name.removeprefix("model."): (g["peak"], g["weight_decay"])
+        for g in groups
+        for name in g["names"]
+    }
+    assert ours == wanted
+
+
+@pytest.mark.skipif(not GOLDEN.exists(), reason="the released numbers are not on this machine")
+def test_the_released_reading_leaves_the_heads_alone_and_the_papers_doubles_them():
+    golden = json.loads(GOLDEN.read_text())["param_groups"]["pretrain"]
+    heads = {name for name in golden if name.startswith(("vision_proj", "text_proj"))}
+    assert heads
+    named = [(name, nn.Parameter(torch.zeros(1))) for name in golden]
+    for reading, factor in ((RELEASED, 1), (PAPER, 2)):
+        doubled = step_of(reading).doubled
+        groups = parameter_groups(named, 5e-5, 0.01, (*RELEASED_DOUBLED["pretrain"], *doubled))
+        ours = {name: [g["peak"], g["weight_decay"]] for g in groups for name in g["names"]}
+        for name, (rate, decay) in golden.items():
+            wanted = [rate * factor if name in heads else rate, decay]
+            assert ours[name] == pytest.approx(wanted), name
+
+
 # ------------------------------------------------------------------ the loop
+
+
+def step_of(reading) -> PretrainObjective:
+    """An objective of the paper's sizes, without memory."""
+    with torch.device("meta"):
+        return PretrainObjective(MRA(MRAConfig(reading=reading)))
+
+
+def test_what_an_objective_doubles_learns_twice_as_fast():
+    class Doubling(Toy):
+        doubled = (r"body\.0\.",)
+
+    loop = Loop(Doubling(), PLAN, settings(), CPU)
+    peaks = {name: g["peak"] for g in loop.optimizer.param_groups for name in g["names"]}
+    assert peaks["body.0.weight"] == 2 * peaks["body.3.weight"]
+
+
+@pytest.mark.parametrize("count", [3, 4])
+def test_a_batch_that_the_objectives_chunks_do_not_divide(count):
+    class Chunked(Toy):
+        chunks = count
+
+    with pytest.raises(PedAlignError, match=f"a batch of 4 in {count} chunks"):
+        Loop(Chunked(), PLAN, settings(), CPU)
 
 
 def test_a_run_has_a_row_a_step_and_learns(tmp_path):
@@ -189,7 +275,7 @@ def test_a_run_has_a_row_a_step_and_learns(tmp_path):
     assert max(row["lr"] for row in trained.rows) == pytest.approx(0.05)
     assert trained.rows[-1]["loss"] < 0.5 * trained.rows[0]["loss"]
     assert all(row["loss"] == pytest.approx(row["fit"] + row["small"]) for row in trained.rows)
-    assert trained.best_epoch is None
+    assert (trained.scores, trained.best) == ({}, {})
     assert not toy.body.training
 
 
@@ -199,8 +285,9 @@ class KilledError(Exception):
 
 @pytest.mark.parametrize("kill_at", [1, 4, 5, 13])
 def test_killed_and_resumed_equals_undisturbed(tmp_path, kill_at):
-    def score(toy: Toy) -> float:
-        return -float(toy.body[0].weight.detach().square().sum())
+    def score(toy: Toy) -> dict[str, float]:
+        norm = float(toy.body[0].weight.detach().square().sum())
+        return {"small": -norm, "large": norm}
 
     (tmp_path / "whole").mkdir()
     (tmp_path / "torn").mkdir()
@@ -226,24 +313,58 @@ def test_killed_and_resumed_equals_undisturbed(tmp_path, kill_at):
     _, resumed = run(tmp_path / "torn", fresh, validate=lambda: score(fresh))
     assert resumed.rows == undisturbed.rows
     assert resumed.scores == undisturbed.scores
-    assert len(resumed.scores) == 3
+    assert [len(scores) for scores in resumed.scores.values()] == [3, 3]
+    assert set(resumed.best) == {"small", "large"}
+    for which, kept in undisturbed.best.items():
+        assert resumed.best_epoch(which) == undisturbed.best_epoch(which)
+        for name, value in kept.items():
+            assert torch.equal(value, resumed.best[which][name]), (which, name)
     for name, value in whole.state_dict().items():
         assert torch.equal(value, fresh.state_dict()[name]), name
 
 
-def test_the_best_epochs_weights_are_kept(tmp_path):
+def test_for_each_score_the_best_epochs_weights_are_kept(tmp_path):
     toy, seen = Toy(), []
-    scores = iter([1.0, 3.0, 3.0])
+    scores = iter([{"a": 1.0, "b": 3.0}, {"a": 3.0, "b": 4.0}, {"a": 3.0, "b": 5.0}])
 
-    def validate() -> float:
+    def validate() -> dict[str, float]:
         assert not toy.body.training
         seen.append(toy.body[0].weight.detach().clone())
         return next(scores)
 
     _, trained = run(tmp_path, toy, validate=validate)
-    assert trained.best_epoch == 2
-    assert torch.equal(toy.body[0].weight, seen[1])
-    assert not torch.equal(toy.body[0].weight, seen[2])
+    assert trained.scores == {"a": [1.0, 3.0, 3.0], "b": [3.0, 4.0, 5.0]}
+    assert (trained.best_epoch("a"), trained.best_epoch("b")) == (2, 3)
+    assert torch.equal(trained.best["a"]["0.weight"], seen[1])
+    assert torch.equal(trained.best["b"]["0.weight"], seen[2])
+    assert torch.equal(toy.body[0].weight, seen[2])  # the model has the last
+    assert not torch.equal(seen[1], seen[2])
+
+
+def test_scoring_changes_nothing_that_is_trained(tmp_path):
+    def validate() -> dict[str, float]:
+        torch.rand(5)
+        return {"a": 1.0}
+
+    plain, _ = run(tmp_path / "plain")
+    scored, _ = run(tmp_path / "scored", validate=validate)
+    for name, value in plain.state_dict().items():
+        assert torch.equal(value, scored.state_dict()[name]), name
+
+
+def test_weights_best_by_two_scores_are_held_once(tmp_path):
+    toy = Toy()
+    loop = Loop(toy, PLAN, settings(), CPU)
+    loop.consider({"a": 1.0, "b": 2.0}, toy)
+    assert loop.best["a"] is loop.best["b"]
+    loop.save(tmp_path / RUNNING)
+    once = (tmp_path / RUNNING).stat().st_size
+    loop.best = {"a": loop.best["a"]}
+    loop.save(tmp_path / RUNNING)
+    held = sum(value.nbytes for value in toy.state_dict().values())
+    assert once - (tmp_path / RUNNING).stat().st_size < held
+    loop.consider({"a": 0.5, "b": 3.0}, toy)
+    assert loop.best["a"] is not loop.best["b"]
 
 
 def test_a_loss_that_is_not_finite_stops_with_its_step(tmp_path):

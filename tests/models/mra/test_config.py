@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from models.mra import MRA, PAPER, RELEASED, MRAConfig
+from models.mra import MRA, PAPER, RELEASED, MRAConfig, Reading, reading_of
 from models.mra.config import fit_window
 
 
@@ -70,7 +70,7 @@ def test_unknown_keys_and_a_missing_reading_are_errors() -> None:
         MRAConfig.from_dict({**data, "colour": 1})
     with pytest.raises(ValueError, match="carries its reading"):
         MRAConfig.from_dict({k: v for k, v in data.items() if k != "reading"})
-    with pytest.raises(ValueError, match="exactly the keys"):
+    with pytest.raises(ValueError, match="an older version wrote it"):
         MRAConfig.from_dict({**data, "reading": {"beta_twice": True}})
 
 
@@ -91,3 +91,50 @@ def test_impossible_sizes_name_the_value_and_the_remedy(wrong: dict[str, object]
     with pytest.raises(ValueError, match=r".+: .+") as error:
         MRAConfig(**wrong)  # type: ignore[arg-type]
     assert str(next(iter(wrong.values()))) in str(error.value)
+
+
+def test_a_reading_by_name_or_as_a_named_one_with_changes() -> None:
+    assert reading_of("paper") == PAPER
+    assert reading_of({"like": "released"}) == RELEASED
+    changed = reading_of({"like": "paper", "region_token": False, "score_processes": 4})
+    assert changed == dataclasses.replace(PAPER, region_token=False, score_processes=4)
+    assert reading_of(dataclasses.asdict(RELEASED)) == RELEASED
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("author", "author.*choose one of"),
+        ({"like": "author"}, "author"),
+        ({"like": "paper", "regions": True}, "regions.*its fields are"),
+        ({"region_token": True}, "without.*beta_twice.*like: paper"),
+        ({"like": "paper", "region_token": 1}, "region_token 1: it is true or false"),
+        ({"like": "paper", "score_processes": True}, "a whole number from 1 on"),
+        ({"like": "paper", "score_processes": 0}, "a whole number from 1 on"),
+    ],
+)
+def test_an_impossible_reading_names_the_remedy(wrong: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        reading_of(wrong)  # type: ignore[arg-type]
+
+
+def test_readings_differ_in_every_field_but_the_one_that_both_leave_off() -> None:
+    fields = {field.name for field in dataclasses.fields(Reading)}
+    same = {name for name in fields if getattr(PAPER, name) == getattr(RELEASED, name)}
+    assert same == {"region_heads"}
+    assert not PAPER.region_heads
+
+
+def test_heads_of_their_own_do_not_fit_the_papers_count() -> None:
+    with torch.device("meta"):
+        model = MRA(MRAConfig(reading=reading_of({"like": "paper", "region_heads": True})))
+    count = sum(parameter.numel() for parameter in model.parameters())
+    heads = 2 * (2 * 3072 + 3072 * 2048 + 2048)
+    assert count == 226_586_869 + heads  # 239.2 M, where the paper says 226.5 M
+
+
+def test_a_checkpoint_of_a_newer_version_is_refused() -> None:
+    data = MRAConfig().to_dict()
+    data["reading"] = {**data["reading"], "colour": True}
+    with pytest.raises(ValueError, match=r"with \['colour'\]: this version does not know"):
+        MRAConfig.from_dict(data)

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from models.mra.losses import (
     contrastive_loss,
     hard_negatives,
-    masked_token_loss,
     matching_loss,
     matching_pairs,
     positive_targets,
+    summed_token_loss,
 )
 
 
@@ -129,7 +129,7 @@ def test_a_batch_of_one_person_trains_on_its_positives_only() -> None:
 
 def test_nothing_masked_costs_nothing() -> None:
     logits = torch.randn(2, 5)
-    assert float(masked_token_loss(logits, torch.tensor([-100, -100]))) == 0.0
-    assert float(masked_token_loss(logits[:0], torch.empty(0, dtype=torch.int64))) == 0.0
-    one = masked_token_loss(torch.zeros(2, 5), torch.tensor([-100, 3]))
+    assert float(summed_token_loss(logits, torch.tensor([-100, -100]))) == 0.0
+    assert float(summed_token_loss(logits[:0], torch.empty(0, dtype=torch.int64))) == 0.0
+    one = summed_token_loss(torch.zeros(2, 5), torch.tensor([-100, 3]))
     assert float(one) == pytest.approx(math.log(5), abs=1e-6)

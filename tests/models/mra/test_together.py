@@ -6,6 +6,7 @@ Gradients, not weights after a step: AdamW takes the scale out of them, and a wr
 from __future__ import annotations
 
 import copy
+import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import start_processes
 
-from models.mra import MRA, RELEASED
+from models.mra import MRA, PAPER, RELEASED
 from models.mra.objectives import FinetuneObjective, PretrainObjective
 from models.team import average, gather, join, number, own_part, own_share, processes
 
@@ -45,9 +46,14 @@ def run(objective: nn.Module, batch: Batch, half: bool = False) -> dict[str, Ten
     return found | {f"buffer {n}": b.clone() for n, b in objective.named_buffers()}
 
 
-def part(batch: Batch) -> Batch:
-    """This process's rows, texts cut to the longest of them, as `tasks.batches` gives them."""
+def part(batch: Batch, trim: bool) -> Batch:
+    """This process's rows, texts cut to the longest of them, as `tasks.batches` gives them.
+
+    Where the text's feature averages over pads, texts are not cut.
+    """
     own = {name: own_part(rows) for name, rows in batch.items()}
+    if not trim:
+        return own
     for mask, names in LENGTHS.items():
         longest = int(own[mask].sum(1).max())
         for name in (mask, *names.split()):
@@ -66,7 +72,8 @@ def member(rank: int, folder: Path) -> None:
     cases: dict[str, Case] = torch.load(folder / "cases.pt", weights_only=False)
     found = {}
     for name, (objective, batch) in cases.items():
-        found[name] = run(objective, part(batch), half=name == "half precision")
+        trim = not objective.get_submodule("model").config.reading.pool_pads
+        found[name] = run(objective, part(batch, trim), half=name == "half precision")
     rows = gather(torch.arange(4.0).reshape(2, 2)[:, : rank + 1] + 10 * rank, padding=-1)
     found["helpers"] = {
         "gather": rows,
@@ -78,7 +85,9 @@ def member(rank: int, folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def cases(make_model: Make, make_batch: Callable[[], Batch]) -> dict[str, Case]:
+def cases(make_model: Make, make_batch: Callable[..., Batch]) -> dict[str, Case]:
+    longer = make_batch(8)
+    own_heads = make_model(dataclasses.replace(PAPER, region_heads=True))
     regions, unlabelled, one_person = make_batch(), make_batch(), make_batch()
     regions["patch_mask"][3] = 0  # a row without a region, in the second process
     regions["patch_mask"][0, :] = 1
@@ -92,6 +101,19 @@ def cases(make_model: Make, make_batch: Callable[[], Batch]) -> dict[str, Case]:
         "unlabelled": (PretrainObjective(make_model()), unlabelled),
         "edits": (FinetuneObjective(make_model()), make_batch()),
         "one person": (FinetuneObjective(make_model()), one_person),
+        # One device a process, two devices a process, and a device over two processes.
+        "2 chunks": (PretrainObjective(make_model(RELEASED), chunks=2), longer),
+        "4 chunks": (PretrainObjective(make_model(RELEASED), chunks=4), longer),
+        "1 chunk": (PretrainObjective(make_model(RELEASED), chunks=1), longer),
+        "edits in 4 chunks": (FinetuneObjective(make_model(RELEASED), chunks=4), longer),
+        "paper in 4 chunks": (PretrainObjective(make_model(), chunks=4), longer),
+        "parts": (PretrainObjective(make_model(), micro_batch=2), make_batch()),
+        "parts of chunks": (
+            PretrainObjective(make_model(RELEASED), chunks=4, micro_batch=3),
+            longer,
+        ),
+        "edits in parts": (FinetuneObjective(make_model(), micro_batch=2), make_batch()),
+        "own heads": (PretrainObjective(own_heads), make_batch()),
         "half precision": (PretrainObjective(make_model()), make_batch()),
     }
 
@@ -113,7 +135,11 @@ def together(cases: dict[str, Case], tmp_path_factory: Any) -> list[Found]:
     return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
 
 
-NAMES = ["regions", "released", "token head", "no regions", "unlabelled", "edits", "one person"]
+NAMES = [
+    *("regions", "released", "token head", "no regions", "unlabelled", "edits", "one person"),
+    *("1 chunk", "2 chunks", "4 chunks", "edits in 4 chunks", "paper in 4 chunks"),
+    *("parts", "parts of chunks", "edits in parts", "own heads"),
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
