@@ -42,6 +42,7 @@ EXEMPT = frozenset(
         "flows.mending",
         "flows.shards",
         "flows.stage",
+        "flows.supplies",
         "flows.together",
         "flows.workers",
         "flows.windows",
@@ -225,10 +226,14 @@ def library_versions(*names: str) -> dict[str, str]:
 
 
 def folder_digest(folder: Path, pattern: str = "**/*") -> str:
-    """Digest of a folder's file names and contents: the revision of a local model."""
+    """Digest of a folder's file names and contents: the revision of a local model.
+
+    Hidden files do not count: ``hf download`` keeps the time of each download in some.
+    """
     parts = []
     for path in sorted(folder.glob(pattern)):
-        if path.is_file():
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.is_file() and not hidden:
             with path.open("rb") as source:
                 content = hashlib.file_digest(source, "sha256").hexdigest()
             parts.append((path.relative_to(folder).as_posix(), content))
@@ -246,17 +251,19 @@ def model_revision(name: str) -> str:
     """Say exactly which weights a model name stands for.
 
     Args:
-        name: A local folder, or the name of a model on the hub.
+        name: A local folder or file of weights, or the name of a model on the hub.
 
     Returns:
-        The digest of the folder's files, or the hub's commit: the one in the local cache where
-        there is no network.
+        The digest of the local files, or the hub's commit: the one in the local cache where there
+        is no network.
 
     Raises:
-        PedAlignError: It is neither a folder nor a model that can be reached or is cached.
+        PedAlignError: It is neither local nor a model that can be reached or is cached.
     """
     if Path(name).is_dir():
         return folder_digest(Path(name))
+    if Path(name).is_file():
+        return folder_digest(Path(name).parent, Path(name).name)
     try:
         return str(HfApi().model_info(name, timeout=10).sha)
     except (OSError, ValueError, HfHubHTTPError) as error:
@@ -264,8 +271,9 @@ def model_revision(name: str) -> str:
         if reference.exists():
             return reference.read_text(encoding="utf-8").strip()
         raise PedAlignError(
-            f"model {name!r}: no such folder, and the hub did not answer ({type(error).__name__})",
-            "a model is a local folder, or a name that the hub knows or the local cache holds",
+            f"model {name!r}: neither on this disk, nor did the hub answer "
+            f"({type(error).__name__})",
+            "a model is local, or a name that the hub knows or the local cache holds",
             f"check the spelling, or fetch it once: hf download {name}",
         ) from error
 

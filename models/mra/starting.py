@@ -1,20 +1,29 @@
-"""Starting an MRA from a plain Swin folder and a plain BERT folder (transformers' layout).
+"""Starting an MRA from a plain Swin and a plain BERT.
 
 The paper starts from ImageNet's Swin-B and bert-base-uncased. BERT's upper layers become the
 fusion encoder; their cross-attention is in no such folder and stays as it was initialised.
+
+Swin: a folder in transformers' layout, or a file under the original names, such as
+`swin_base_patch4_window7_224_22k.pth` (or a folder with just that file); the classifier in it is
+left. BERT: a folder in transformers' layout, safetensors or pytorch_model.bin, with or without the
+MLM head and the `bert.` prefix, LayerNorm's weights under their old names too.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import BertConfig, BertForMaskedLM, SwinConfig
+from transformers import BertConfig, BertForMaskedLM, SwinConfig, SwinModel
 
 from models.mra.checkpoint import fit_tables
+from models.mra.released import DERIVED, from_released, own_names
+from models.mra.released_sizes import VISION, VisionSizes, vision_sizes
 from models.mra.vision import VisionEncoder
 
 if TYPE_CHECKING:
@@ -38,6 +47,8 @@ _SWIN_NAMES = {
     r"output\.dense": "mlp.fc2",
 }
 
+_SUFFIXES = (".pth", ".pt", ".bin")
+
 # What has to agree between a folder and the model, by the names of the transformers configs.
 _SWIN_SIZES = ("patch_size", "embed_dim", "depths", "num_heads")
 _BERT_SIZES = (
@@ -50,21 +61,69 @@ _BERT_SIZES = (
 )
 
 
+_IMAGE = 224
+"""Side of the image for which a file without masks of shifted windows was made, in pixels. It
+counts for nothing: a model has its own image size."""
+
+
+def vision_config(source: str | Path) -> SwinConfig:
+    """Sizes of Swin's starting weights.
+
+    Args:
+        source: A folder in transformers' layout, a name on the hub, or a file under the original
+            names (or a folder with one).
+
+    Raises:
+        ValueError: A file that is no such Swin.
+        OSError: No such folder, and no such name on the hub.
+    """
+    file = _original_file(source)
+    if file is None:
+        return SwinConfig.from_pretrained(source)
+    sizes = _sizes(file, read_original(file))
+    return SwinConfig(
+        image_size=list(sizes.image_size or (_IMAGE, _IMAGE)),
+        patch_size=sizes.patch,
+        embed_dim=sizes.dim,
+        depths=list(sizes.depths),
+        num_heads=list(sizes.heads),
+        window_size=sizes.windows[0],
+    )
+
+
+def plain_swin(source: str | Path) -> SwinModel:
+    """The stock Swin, pooled, of any source that `vision_config` reads, at its own image size.
+
+    Nothing is fetched: a name on the hub has to be in its cache.
+
+    Raises:
+        ValueError: A file that is no such Swin.
+        OSError: No such folder.
+    """
+    file = _original_file(source)
+    if file is None:
+        return SwinModel.from_pretrained(source, local_files_only=True)
+    with torch.random.fork_rng(devices=[]):
+        swin = SwinModel(vision_config(file))
+    swin.load_state_dict(_read_file(file, swin.state_dict()))
+    return swin.eval()
+
+
 def load_starting_weights(
     model: MRA, vision_folder: str | Path | None, text_folder: str | Path | None
 ) -> Report:
-    """Fill the encoders from plain folders (see `MRA.load_starting_weights`).
+    """Fill the encoders from plain folders or files (see `MRA.load_starting_weights`).
 
     Raises:
-        ValueError: A folder whose sizes do not fit this model.
+        ValueError: A folder whose sizes do not fit this model, or a file that is no Swin.
     """
     report: Report = {"loaded": [], "resized": [], "new": []}
     filled: dict[str, Tensor] = {}
     with torch.random.fork_rng(devices=[]):  # the throw-away models draw random weights
         if vision_folder is not None:
-            filled |= _read_vision(model, Path(vision_folder), report)
+            filled |= _read_vision(model, vision_folder, report)
         if text_folder is not None:
-            filled |= _read_text(model, Path(text_folder))
+            filled |= _read_text(model, text_folder)
     own = model.state_dict()
     model.load_state_dict({**own, **filled})
     parameters = dict(model.named_parameters())
@@ -79,10 +138,76 @@ def load_starting_weights(
     return report
 
 
-def _read_vision(model: MRA, folder: Path, report: Report) -> dict[str, Tensor]:
+def read_original(file: Path) -> dict[str, Tensor]:
+    """Read a Swin under its original names, without running anything in the file.
+
+    Returns:
+        The tensors of the encoder; the classifier's and buffers that follow from sizes are among
+        them.
+
+    Raises:
+        ValueError: It is missing, damaged, or holds more than tensors and plain values.
+    """
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
+        reason = (str(error) or repr(error)).splitlines()[0]
+        raise ValueError(
+            f"{file}: {reason}; it should be a file of torch.save with tensors and plain values "
+            "only (unpickling more could run code and is refused)"
+        ) from error
+    state = content.get("model", content) if isinstance(content, Mapping) else None
+    if not isinstance(state, Mapping):
+        raise ValueError(f"{file}: no state dict in it; name the file of a Swin")
+    return {name: tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
+
+
+def _original_file(source: str | Path) -> Path | None:
+    """The file under the original names that a source is or holds; None: transformers' layout.
+
+    Raises:
+        ValueError: Several such files, or a file that is missing.
+    """
+    path = Path(source)
+    if path.is_dir() and not (path / "config.json").exists():
+        files = sorted(each for each in path.iterdir() if each.suffix in _SUFFIXES)
+        if len(files) > 1:
+            raise ValueError(f"{path}: {[f.name for f in files]}; name the one to start from")
+        return files[0] if files else None
+    if path.suffix in _SUFFIXES and not path.is_file():
+        raise ValueError(f"{path}: no such file; correct the path, or fetch the weights")
+    return path if path.is_file() else None
+
+
+def _sizes(file: Path, state: Mapping[str, Tensor]) -> VisionSizes:
+    """Sizes of a Swin under its original names.
+
+    Raises:
+        ValueError: It is none.
+    """
+    try:
+        return vision_sizes(state)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error} (of the original Swin)") from error
+
+
+def _read_vision(model: MRA, source: str | Path, report: Report) -> dict[str, Tensor]:
     """Swin's weights, position tables resized to the model's windows."""
-    config = SwinConfig.from_pretrained(folder)
-    _check_sizes(config, model.vision_encoder.config, _SWIN_SIZES, folder)
+    config = vision_config(source)
+    _check_sizes(config, model.vision_encoder.config, _SWIN_SIZES, source)
+    file = _original_file(source)
+    own = model.vision_encoder.state_dict()
+    state = _read_folder(source, config) if file is None else _read_file(file, own)
+    fitted, resized = fit_tables(state, own)
+    wrong = [name for name in own if fitted[name].shape != own[name].shape]
+    if wrong:
+        raise ValueError(f"{source}: of another shape than this model's: {wrong[:3]}")
+    report["resized"] = sorted(f"{VISION}{name}" for name in resized)
+    return {f"{VISION}{name}": tensor for name, tensor in fitted.items()}
+
+
+def _read_folder(folder: str | Path, config: SwinConfig) -> dict[str, Tensor]:
+    """Swin's weights in transformers' layout."""
     if not hasattr(config, "stage_windows"):
         # A stock folder has one size of table in all stages, whatever their grids.
         config.stage_windows = [config.window_size] * len(config.depths)
@@ -94,12 +219,31 @@ def _read_vision(model: MRA, folder: Path, report: Report) -> dict[str, Tensor]:
         output_loading_info=True,
     )
     _check_found(info, folder)
-    fitted, resized = fit_tables(swin.state_dict(), model.vision_encoder.state_dict())
-    report["resized"] = sorted(f"vision_encoder.{name}" for name in resized)
-    return {f"vision_encoder.{name}": tensor for name, tensor in fitted.items()}
+    state: dict[str, Tensor] = swin.state_dict()
+    return state
 
 
-def _read_text(model: MRA, folder: Path) -> dict[str, Tensor]:
+def _read_file(file: Path, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Swin's weights under the original names; what the encoder has no place for is left."""
+    given = {
+        f"{VISION}{name}": tensor.float()
+        for name, tensor in read_original(file).items()
+        if not name.endswith(DERIVED)
+    }
+    left = sorted(
+        name.removeprefix(VISION)
+        for name in given
+        if not all(each.removeprefix(VISION) in own for each in own_names(name))
+    )
+    if left:
+        logger.info("%s: left %d tensors: %s", file, len(left), ", ".join(left[:5]))
+    kept = {name: t for name, t in given.items() if name.removeprefix(VISION) not in set(left)}
+    state = {name.removeprefix(VISION): tensor for name, tensor in from_released(kept).items()}
+    _check_found({"missing_keys": own.keys() - state.keys()}, file)
+    return state
+
+
+def _read_text(model: MRA, folder: str | Path) -> dict[str, Tensor]:
     """BERT's weights; a folder without an MLM head leaves the model's own."""
     config = BertConfig.from_pretrained(folder)
     _check_sizes(config, model.text_encoder.config, _BERT_SIZES, folder)
@@ -118,7 +262,7 @@ def _read_text(model: MRA, folder: Path) -> dict[str, Tensor]:
     }
 
 
-def _check_sizes(found: Any, wanted: Any, names: tuple[str, ...], folder: Path) -> None:
+def _check_sizes(found: Any, wanted: Any, names: tuple[str, ...], folder: str | Path) -> None:
     """Compare the sizes of two transformers configs.
 
     Raises:
@@ -136,7 +280,7 @@ def _check_sizes(found: Any, wanted: Any, names: tuple[str, ...], folder: Path) 
         )
 
 
-def _check_found(info: Any, folder: Path) -> None:
+def _check_found(info: Any, folder: str | Path) -> None:
     """Check that a folder held every tensor that it should.
 
     Raises:
@@ -146,7 +290,7 @@ def _check_found(info: Any, folder: Path) -> None:
     if missing:
         raise ValueError(
             f"{folder}: without {len(missing)} tensors, e.g. {missing[:3]}: it should hold a "
-            "complete encoder in transformers' layout"
+            "complete encoder in transformers' layout, or Swin's in its original one"
         )
 
 

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
-from transformers import SwinModel
 
 from models.gap import fid, image_statistics, kid, normalised_gap, two_sample
+from models.mra.starting import plain_swin
 from tasks.augment import MEAN, STD
 from tasks.errors import PedAlignError
 from tasks.images import to_array_batch
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+    from transformers import SwinModel
 
     from tasks.report.gather import Sources
 
@@ -71,7 +72,7 @@ class DomainGap:
 
 
 class SwinExtractor:
-    """Pooled features of a plain Swin folder in transformers' layout."""
+    """Pooled features of a plain Swin."""
 
     def __init__(self, model: SwinModel, device: torch.device) -> None:
         """Wrap a loaded model."""
@@ -83,18 +84,18 @@ class SwinExtractor:
 
     @classmethod
     def load(cls, folder: Path, device: torch.device) -> SwinExtractor:
-        """Load a folder, such as ``inputs.vision`` of params.yaml.
+        """Load weights that training can start from, such as ``inputs.vision`` of params.yaml.
 
         Raises:
             PedAlignError: There is no Swin in it.
         """
         try:
-            return cls(SwinModel.from_pretrained(folder, local_files_only=True), device)
+            return cls(plain_swin(folder), device)
         except (OSError, ValueError) as error:
             raise PedAlignError(
                 f"{folder}: no Swin model could be loaded ({str(error).splitlines()[0]})",
                 "distances between domains need a frozen extractor",
-                "name a folder in transformers' layout under inputs.vision",
+                "name a folder in transformers' layout, or the original .pth, under inputs.vision",
             ) from error
 
     @torch.inference_mode()

@@ -23,6 +23,7 @@ from tasks.provenance import (
     data_files,
     imported_libraries,
     library_versions,
+    model_revision,
     module_path,
     source_digest,
 )
@@ -224,6 +225,17 @@ def test_libraries_are_those_that_the_code_imports_and_what_computes_for_them() 
     assert [name for name in needed - {"nltk"} if library_versions(name)[name] == "absent"] == []
 
 
+def test_a_models_folder_counts_without_what_its_download_left_there(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    before = provenance.folder_digest(tmp_path)
+    left = tmp_path / ".cache" / "huggingface" / "download" / "config.json.metadata"
+    left.parent.mkdir(parents=True)
+    left.write_text("a commit, a digest, 1763740000.1")
+    assert provenance.folder_digest(tmp_path) == before
+    (tmp_path / "config.json").write_text("[]")
+    assert provenance.folder_digest(tmp_path) != before
+
+
 def test_another_version_of_a_library_moves_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
     before = key_of("restyle")
     version = provenance.importlib.metadata.version
@@ -294,3 +306,16 @@ def test_a_comment_anywhere_changes_nothing(at: tuple[int, int], text: str) -> N
 def test_another_number_anywhere_changes_the_code(token: tokenize.TokenInfo) -> None:
     edited = spliced(token.start, token.end, f"({token.string} + 1)")
     assert source_digest(edited) != source_digest(MODULE)
+
+
+def test_a_model_may_be_a_file_of_weights(tmp_path: Path) -> None:
+    file = tmp_path / "swin.pth"
+    file.write_bytes(b"one")
+    (tmp_path / "beside").write_bytes(b"x")
+    first = model_revision(str(file))
+    (tmp_path / "beside").write_bytes(b"y")
+    model_revision.cache_clear()
+    assert model_revision(str(file)) == first
+    file.write_bytes(b"two")
+    model_revision.cache_clear()
+    assert model_revision(str(file)) != first

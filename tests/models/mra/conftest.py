@@ -1,25 +1,16 @@
-"""A tiny model, a batch for it, and the golden folders (skipped where they are absent)."""
+"""A tiny model and a batch for it."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from models.mra import MRA, PAPER, MRAConfig, Reading
-from models.mra.checkpoint import load_state
-from models.mra.released import from_released, released_config
-
-ROOT = Path(__file__).resolve().parents[3]
-GOLDEN = Path(os.environ.get("PEDALIGN_GOLDEN", ROOT.parent / "shared" / "golden"))
 
 TINY = MRAConfig(
     image_size=(48, 24),
@@ -40,44 +31,6 @@ TINY = MRAConfig(
     embed_dim=12,
     head_dropout=0.0,
 )
-
-
-@dataclasses.dataclass
-class Golden:
-    """One folder of reference numbers and the model that should reproduce them."""
-
-    settings: dict[str, Any]
-    weights: dict[str, Tensor]
-    vectors: dict[str, Tensor]
-    model: MRA
-
-
-def golden_folders() -> list[Any]:
-    """Every folder of the golden format, or one entry that skips."""
-    folders = sorted(path.parent for path in GOLDEN.glob("*/vectors.safetensors"))
-    if not folders:
-        reason = f"no golden folders at {GOLDEN} (set PEDALIGN_GOLDEN)"
-        return [pytest.param(None, marks=pytest.mark.skip(reason=reason))]
-    return [pytest.param(folder, id=folder.name) for folder in folders]
-
-
-@pytest.fixture(scope="module", params=golden_folders())
-def golden(request: pytest.FixtureRequest) -> Golden:
-    folder: Path = request.param
-    settings = json.loads((folder / "config.json").read_text())
-    weights = load_file(folder / "weights.safetensors")
-    config = released_config(settings["vision"], settings["text"], settings["temp"], weights)
-    model = MRA(config)
-    load_state(model, from_released(weights), str(folder))
-    return Golden(settings, weights, load_file(folder / "vectors.safetensors"), model.eval())
-
-
-@pytest.fixture(scope="session")
-def recipe() -> Path:
-    folder = GOLDEN / "recipe"
-    if not folder.is_dir():
-        pytest.skip(f"no golden recipe at {folder} (set PEDALIGN_GOLDEN)")
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -103,20 +56,20 @@ def batch() -> dict[str, Tensor]:
 
 
 @pytest.fixture(scope="session")
-def make_batch() -> Callable[[], dict[str, Tensor]]:
+def make_batch() -> Callable[..., dict[str, Tensor]]:
     """Gives such batches, where one is not enough."""
     return new_batch
 
 
-def new_batch() -> dict[str, Tensor]:
-    """The batch of `batch`."""
+def new_batch(rows: int = 6) -> dict[str, Tensor]:
+    """The batch of `batch`, or a longer one with as many more people."""
     generator = torch.Generator().manual_seed(5)
 
     def text(longest: int) -> tuple[Tensor, Tensor]:
-        lengths = torch.randint(3, longest + 1, (6,), generator=generator)
+        lengths = torch.randint(3, longest + 1, (rows,), generator=generator)
         lengths[0] = longest
         mask = (torch.arange(longest) < lengths[:, None]).long()
-        return torch.randint(5, 40, (6, longest), generator=generator) * mask, mask
+        return torch.randint(5, 40, (rows, longest), generator=generator) * mask, mask
 
     ids, mask = text(11)
     region_ids, region_mask = text(6)
@@ -126,16 +79,16 @@ def new_batch() -> dict[str, Tensor]:
     labels[2, 2] = ids[2, 2]
     masked = ids.where(labels == -100, 4)
     return {
-        "image": torch.randn(6, 3, 48, 24, generator=generator),
+        "image": torch.randn(rows, 3, 48, 24, generator=generator),
         "ids": ids,
         "mask": mask,
-        "person": torch.tensor([0, 1, 2, 2, 3, 4]),
+        "person": torch.tensor([0, 1, 2, 2, 3, 4, *range(5, rows - 1)]),
         "masked_ids": masked,
         "masked_labels": labels,
         "region_ids": region_ids,
         "region_mask": region_mask,
-        "phrase_id": torch.tensor([0, 0, 1, 2, 3, 4]),
-        "patch_mask": (torch.rand(6, 18, generator=generator) < 0.4).long(),
+        "phrase_id": torch.tensor([0, 0, 1, 2, 3, 4, *range(5, rows - 1)]),
+        "patch_mask": (torch.rand(rows, 18, generator=generator) < 0.4).long(),
         "eda_ids": eda_ids,
         "eda_mask": eda_mask,
     }
