@@ -33,6 +33,7 @@ def evaluate(name: str) -> None:
         device(),
         cleaning=section.cleaning,
         batch=runtime().batch_size,
+        memory=runtime().memory_mb << 20,
     )
     found.save(OUT / name)
     names = ("R1", "R5", "R10", "mAP", "mINP")
@@ -41,6 +42,7 @@ def evaluate(name: str) -> None:
         for title, values in (
             ("re-ranked", found.metrics),
             ("ITC alone", found.metrics["itc"]),
+            ("matching alone", found.metrics["matching"]),
             ("chance", found.metrics["chance"]),
         )
     ]

@@ -1,6 +1,9 @@
 """Retrieval metrics: a value for every query first, the mean last; and score fusion.
 
-Shapes: Q queries, G gallery images, K candidates a query.
+On whole matrices of queries by images, stated plainly. `models.ranking` gives the same values
+without such a matrix; the tests compare the two.
+
+Shapes: Q queries, G gallery images, K candidates a query, M most matches of a query.
 
 Ties: images of equal score are ranked in gallery order (a stable sort), whatever the chunk size.
 Queries without any match in the gallery have no value: they are counted and left out of the means.
@@ -8,7 +11,7 @@ Queries without any match in the gallery have no value: they are counted and lef
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -28,6 +31,12 @@ class QueryMetrics:
     """Matches divided by the rank of the last one, in [0, 1]."""
     matches_Q: Tensor
     """Matching images in the gallery."""
+
+    @classmethod
+    def joined(cls, parts: list[QueryMetrics]) -> QueryMetrics:
+        """The metrics of some queries and then some more."""
+        names = [field.name for field in fields(cls)]
+        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
 
     def hits(self, rank: int) -> Tensor:
         """Whether each query has a match among its first `rank` images: boolean (Q,)."""
@@ -78,33 +87,43 @@ def query_metrics(
             f"scores of shape {tuple(scores_QG.shape)} for {len(query_ids_Q)} queries and "
             f"{len(gallery_ids_G)} images: one row a query, one column an image"
         )
-    parts = [
-        _ranked(scores, ids, gallery_ids_G)
-        for scores, ids in zip(scores_QG.split(chunk), query_ids_Q.split(chunk), strict=True)
-    ]
-    return QueryMetrics(*(torch.cat(values) for values in zip(*parts, strict=True)))
+    return QueryMetrics.joined(
+        [
+            _ranked(scores, ids, gallery_ids_G)
+            for scores, ids in zip(scores_QG.split(chunk), query_ids_Q.split(chunk), strict=True)
+        ]
+    )
 
 
-def _ranked(
-    scores_QG: Tensor, query_ids_Q: Tensor, gallery_ids_G: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The fields of `QueryMetrics` for some queries."""
+def _ranked(scores_QG: Tensor, query_ids_Q: Tensor, gallery_ids_G: Tensor) -> QueryMetrics:
+    """`query_metrics` of some queries."""
     if scores_QG.isnan().any():
         raise ValueError("scores contain NaN: a ranking needs numbers; look for it in the features")
     order_QG = scores_QG.argsort(dim=1, descending=True, stable=True)
     match_QG = gallery_ids_G[order_QG] == query_ids_Q[:, None]
     gallery = match_QG.shape[1]
     rank_G = torch.arange(1, gallery + 1, device=scores_QG.device)
-    hits_QG = match_QG.cumsum(1)
     matches_Q = match_QG.sum(1)
+    most = int(matches_Q.max()) if len(matches_Q) else 0
+    rank_QM = torch.where(match_QG, rank_G, gallery + 1).sort(dim=1).values[:, :most]
+    return from_ranks(rank_QM, matches_Q)
+
+
+def from_ranks(rank_QM: Tensor, matches_Q: Tensor) -> QueryMetrics:
+    """Metrics of queries whose matches' ranks are known.
+
+    Args:
+        rank_QM: Ranks from 1, ascending; anything behind a query's last match.
+        matches_Q: How many of them count.
+    """
+    number_M = torch.arange(1, rank_QM.shape[1] + 1, device=rank_QM.device)
+    counts_QM = number_M <= matches_Q[:, None]
     least_Q = matches_Q.clamp(min=1)
-    precision_QG = hits_QG.double() / rank_G
-    average_Q = (precision_QG * match_QG).sum(1) / least_Q
-    last_Q = (rank_G * match_QG).amax(1).clamp(min=1) if gallery else least_Q
-    first_Q = torch.where(
-        matches_Q > 0, gallery + 1 - ((gallery + 1 - rank_G) * match_QG).amax(1), 0
-    )
-    return first_Q, average_Q, matches_Q / last_Q.double(), matches_Q
+    average_Q = (counts_QM * (number_M / rank_QM.double())).sum(1) / least_Q
+    none_Q = torch.zeros_like(matches_Q)
+    first_Q = (rank_QM * counts_QM)[:, 0] if rank_QM.shape[1] else none_Q
+    last_Q = (rank_QM * counts_QM).amax(1) if rank_QM.shape[1] else none_Q
+    return QueryMetrics(first_Q, average_Q, matches_Q / last_Q.clamp(min=1).double(), matches_Q)
 
 
 def fill_candidates(logits_QK: Tensor, candidates_QK: Tensor, gallery: int) -> Tensor:
@@ -140,7 +159,7 @@ def fuse_scores(
     With several processes the released code scales each process's matching scores together with
     filler rows of 1000 and then sums over the processes, so that similarity weighs far more
     (about 8 logits over four processes, against a tie-break on one). Published numbers very likely
-    have that; `processes` reproduces it. Queries are taken to be dealt in equal runs.
+    have that; `processes` reproduces it, with queries dealt in runs as released (`own_run`).
 
     Args:
         similarity_QG: Cosines.
@@ -153,7 +172,7 @@ def fuse_scores(
     """
     queries = len(similarity_QG)
     mixed = processes * similarity_weight * _scale(similarity_QG)
-    run = -(-queries // processes)
+    run = own_run(queries, processes)
     for scores_QG in matching:
         if processes == 1:
             scaled = _scale(scores_QG)
@@ -165,6 +184,14 @@ def fuse_scores(
             )
         mixed = mixed + scaled / len(matching)
     return mixed
+
+
+def own_run(queries: int, processes: int) -> int:
+    """Queries that each of several processes ranks; the last ones get what is left, if anything.
+
+    A process that gets none adds NaN to every score in the release; here it adds nothing.
+    """
+    return queries // processes + 1
 
 
 def _scale(scores: Tensor) -> Tensor:

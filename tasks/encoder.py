@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import torch
 
+from models.mra.reranking import match_texts, prepare_texts
 from tasks.augment import MEAN, STD
 from tasks.checkpoints import load_model
 from tasks.runtime import device as chosen_device
@@ -107,8 +108,8 @@ class MraEncoder:
             ids, mask = self._tokens([text])
             text_1LD, _ = self.model.encode_text(ids, mask)
             image_BPD, _ = self.model.encode_image(self._pixels(pixels_BHWC))
-            count = len(image_BPD)
-            logits_B2 = self.model.match(
-                text_1LD.expand(count, -1, -1), mask.expand(count, -1), image_BPD
-            )
+            texts = prepare_texts(self.model, text_1LD[mask.bool()], mask.sum(1).cpu().numpy())
+            each = np.arange(len(image_BPD))
+            keys = self.model.image_keys(image_BPD)
+            logits_B2 = match_texts(self.model, texts, keys, np.zeros_like(each), each)
         return np.asarray(logits_B2[:, 1].float().cpu())

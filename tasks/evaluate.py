@@ -2,70 +2,45 @@
 
 Every caption of the split is a query, every picture of it a gallery image (also one without a
 caption), and a picture of the same person is a match. The gallery is ranked by the cosine of
-features (ITC); the first ``top_k`` are ranked again by the fusion encoder, and both rankings are
-reported. Out: ``metrics.json``, ``cmc.csv`` and ``queries.parquet`` (a row a query, which the
-report's rank lists are made of).
+features (ITC); the first ``top_k`` are ranked again by the fusion encoder. Reported are the
+protocol's mixture of both, and each by itself. Out: ``metrics.json``, ``cmc.csv`` and
+``queries.parquet`` (a row a query, which the report's rank lists are made of). docs/evaluation.md
+is the protocol in words.
 
-What is unusual: a gallery image's keys and values for the fusion layers are computed once, not
-once a query; a text's self-attention likewise. Re-ranking goes through the gallery in slices, so
-that memory is bounded by ``SLICE`` images whatever the gallery's size.
+What is unusual: nothing grows with queries times images (`tasks.ranking`, `models.ranking`), and
+reduced precision is used only after a sample of queries has shown that it moves no rank
+(`tasks.precision`).
 
-Shapes: Q queries, G gallery images, K candidates a query, R pairs, L word pieces, E feature width.
+Shapes: Q queries, G gallery images.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import math
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from models.metrics import QueryMetrics, fill_candidates, fuse_scores, query_metrics
 from models.mra import MRA
-from tasks.augment import plain
+from models.ranking import Mixture, rank, rank_by_features
 from tasks.batches import Pairs, read_pairs
 from tasks.checkpoints import load_model
+from tasks.findings import Evaluation, summed_up
 from tasks.params import Positive, params
 from tasks.pictures import Pictures
-from tasks.shards import atomic_write
+from tasks.precision import Precision, Sampled, compare, computing, sample
+from tasks.ranking import MEMORY, Embedded, embed, judge
 from tasks.tokens import Cleaning, Words, load_tokenizer
 from tasks.training import NonNegativeFloat
 
-TOP = 10
-CMC_RANKS = 50
-SLICE = 256
-"""Gallery images whose keys and values are held at once while re-ranking."""
+log = logging.getLogger(__name__)
 
-QUERIES = pa.schema(
-    [
-        pa.field(name, kind, metadata={"meaning": meaning})
-        for name, kind, meaning in (
-            ("uid", pa.string(), "uid of the picture that the query describes"),
-            ("caption", pa.string(), "the query"),
-            ("person_id", pa.string(), "who is looked for"),
-            ("matches", pa.int32(), "pictures of this person in the gallery"),
-            ("first_rank", pa.int32(), "rank of the first match from 1; 0 without any"),
-            ("ap", pa.float32(), "average precision, 0 to 1"),
-            ("inp", pa.float32(), "matches divided by the last one's rank, 0 to 1"),
-            ("itc_first_rank", pa.int32(), "first_rank before re-ranking"),
-            ("itc_ap", pa.float32(), "ap before re-ranking"),
-            ("top10", pa.list_(pa.string()), "uids of the first pictures, best first"),
-            ("correct", pa.list_(pa.bool_()), "whether each of them is a match"),
-            ("scores", pa.list_(pa.float32()), "the score of each of them"),
-        )
-    ]
-)
+TOP = 10
 
 
 @params
@@ -78,47 +53,12 @@ class EvaluateParams:
     """Whether to average over the picture and its mirror image."""
     similarity_weight: NonNegativeFloat
     """Weight of the scaled cosine beside the scaled matching score; 0.002 as released."""
-    processes: Positive
+    processes: Positive | None
     """How many processes of the released evaluation to imitate: their filler rows raise the
-    cosine's weight (four very likely gave the published numbers). 1 mixes as written."""
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What an evaluation found."""
-
-    metrics: dict[str, Any]
-    """Re-ranked R1, R5, R10, mAP, mINP in percent; the same under ``itc``; ``chance``; counts."""
-    cmc: dict[str, list[float]]
-    """R@k for k from 1, in percent, by ranking."""
-    queries: pa.Table
-    """Schema `QUERIES`."""
-
-    def save(self, folder: Path) -> None:
-        """Write metrics.json, cmc.csv and queries.parquet."""
-        folder.mkdir(parents=True, exist_ok=True)
-        pq.write_table(self.queries, folder / "queries.parquet", row_group_size=1024)
-        sink = io.StringIO()
-        writer = csv.writer(sink, lineterminator="\n")
-        writer.writerow(["rank", "recall", "recall_itc"])
-        for rank, pair in enumerate(zip(self.cmc["reranked"], self.cmc["itc"], strict=True), 1):
-            writer.writerow([rank, *(round(value, 4) for value in pair)])
-        atomic_write(folder / "cmc.csv", sink.getvalue().encode())
-        text = json.dumps(self.metrics, indent=1) + "\n"
-        atomic_write(folder / "metrics.json", text.encode())
-
-
-@dataclass(frozen=True)
-class Embedded:
-    """A split's pictures and captions as the model sees them, on the CPU."""
-
-    image_GPD: list[Tensor]
-    """Tokens of the pictures, one tensor for each of (plain, flipped)."""
-    image_GE: Tensor
-    """Features, averaged over plain and flipped; not normalised again, as released."""
-    text_QLD: Tensor
-    text_mask_QL: Tensor
-    text_QE: Tensor
+    cosine's weight (four very likely gave the published numbers). 1 mixes as written; null does
+    as the checkpoint's reading says."""
+    precision: Precision
+    """``fp32``, or ``bf16`` for encoding and re-ranking where a sample shows that ranks stay."""
 
 
 def evaluate(
@@ -130,6 +70,7 @@ def evaluate(
     split: str = "test",
     cleaning: Cleaning = "raw",
     batch: int = 64,
+    memory: int = MEMORY,
     progress: Callable[[float, str], None] | None = None,
 ) -> Evaluation:
     """Evaluate a checkpoint on a dataset.
@@ -142,6 +83,7 @@ def evaluate(
         split: Which part of the dataset.
         cleaning: Clean-up of this dataset's captions.
         batch: Pictures or captions a pass; changes results by float noise only.
+        memory: Bytes for tokens, keys and scores; what does not fit waits in a temporary file.
         progress: Called with the finished share and what was just done.
 
     Raises:
@@ -151,7 +93,15 @@ def evaluate(
     words = Words(load_tokenizer(checkpoint), model.config.max_tokens, cleaning)
     pairs, pictures = read_pairs(images, split=split, identity="person", bare=True)
     return evaluate_model(
-        model, words, pairs, pictures, section, device, batch=batch, progress=progress
+        model,
+        words,
+        pairs,
+        pictures,
+        section,
+        device,
+        batch=batch,
+        memory=memory,
+        progress=progress,
     )
 
 
@@ -165,37 +115,131 @@ def evaluate_model(
     device: torch.device,
     *,
     batch: int = 64,
+    memory: int = MEMORY,
     progress: Callable[[float, str], None] | None = None,
 ) -> Evaluation:
     """Evaluate a loaded model; see `evaluate`."""
     say = progress or _silent
-    embedded = embed(model, words, pairs, pictures, device, flip=section.flip, batch=batch)
+    stage = _Evaluating(model, words, pairs, pictures, section, device, batch, memory)
+    embedded, precision = stage.embed()
     say(0.3, "embedded")
-    similarity_QG = embedded.text_QE @ embedded.image_GE.T
-    candidates_QK = similarity_QG.topk(min(section.top_k, len(pictures)), dim=1).indices
-    matching = []
-    for number, image_GPD in enumerate(embedded.image_GPD, start=1):
-        logits_QK = rerank(model, embedded, image_GPD, candidates_QK, device, batch=batch)
-        matching.append(fill_candidates(logits_QK, candidates_QK, len(pictures)))
-        say(0.3 + 0.6 * number / len(embedded.image_GPD), "re-ranked")
-    score_QG = fuse_scores(
-        similarity_QG,
-        matching,
+    with computing(precision["used"], device):
+        judged = judge(model, embedded, section.top_k, device, batch=batch, memory=memory)
+    say(0.9, "re-ranked")
+    mixture = Mixture.of(
+        judged.candidates,
+        judged.logit_VQK,
         similarity_weight=section.similarity_weight,
-        processes=section.processes,
+        processes=stage.processes,
     )
-    gallery_ids = gallery_people(pairs)
-    query_ids = torch.from_numpy(pairs.person)
-    rankings = {
-        "reranked": query_metrics(score_QG, query_ids, gallery_ids),
-        "itc": query_metrics(similarity_QG, query_ids, gallery_ids),
-    }
+    found = rank(
+        embedded.text_QE.to(device),
+        embedded.image_GE.to(device),
+        mixture,
+        torch.from_numpy(pairs.person),
+        gallery_people(pairs),
+        top=min(TOP, len(pictures)),
+        memory=memory // 2,
+    )
     say(1.0, "ranked")
-    return Evaluation(
-        metrics=_metrics(rankings, len(pictures)),
-        cmc={name: m.cmc(min(CMC_RANKS, len(pictures))).tolist() for name, m in rankings.items()},
-        queries=_query_rows(pairs, rankings, score_QG, gallery_ids),
-    )
+    notes = {
+        "processes": stage.processes,
+        "similarity_logits": round(mixture.similarity_logits, 4),
+        "precision": precision,
+    }
+    return summed_up(pairs, found, gallery_people(pairs), notes)
+
+
+@dataclass(frozen=True)
+class _Evaluating:
+    """What the steps of one evaluation share."""
+
+    model: MRA
+    words: Words
+    pairs: Pairs
+    pictures: Pictures
+    section: EvaluateParams
+    device: torch.device
+    batch: int
+    memory: int
+
+    @property
+    def processes(self) -> int:
+        """Processes to imitate: the protocol's, or those of the checkpoint's reading."""
+        return self.section.processes or self.model.config.reading.score_processes
+
+    def embed(self) -> tuple[Embedded, dict[str, Any]]:
+        """Encode in the precision asked for, or in float32 where that moves ranks."""
+        wanted = self.section.precision
+        embedded = self._embed(wanted, self.memory)
+        if wanted == "fp32":
+            return embedded, {"asked": wanted, "used": wanted}
+        queries = sample(len(self.pairs))
+        full = self._embed("fp32", self.memory // 4, queries)
+        difference = compare(
+            self._sampled("fp32", full, queries, np.arange(len(queries))),
+            self._sampled(wanted, embedded, queries, queries),
+        )
+        body = {"asked": wanted, "used": wanted, **difference.report()}
+        log.info("%s against fp32 on a sample: %s", wanted, body)
+        if difference.moved:
+            log.warning(
+                "%s moves hits of %.1f %% of %d sampled queries (allowed: %.1f %%): evaluated in "
+                "fp32 instead",
+                wanted,
+                100 * difference.hits_changed,
+                difference.queries,
+                100 * body["limit"],
+            )
+            del embedded, full
+            return self._embed("fp32", self.memory), body | {"used": "fp32"}
+        return embedded, body
+
+    def _embed(
+        self, precision: Precision, memory: int, queries: np.ndarray[Any, Any] | None = None
+    ) -> Embedded:
+        with computing(precision, self.device):
+            return embed(
+                self.model,
+                self.words,
+                self.pairs,
+                self.pictures,
+                self.device,
+                flip=self.section.flip,
+                batch=self.batch,
+                memory=memory,
+                queries=queries,
+            )
+
+    def _sampled(
+        self,
+        precision: Precision,
+        embedded: Embedded,
+        queries: np.ndarray[Any, Any],
+        stored: np.ndarray[Any, Any],
+    ) -> Sampled:
+        """Rank the sampled queries, which ``embedded`` holds as numbers ``stored``."""
+        memory = self.memory // 4
+        with computing(precision, self.device):
+            judged = judge(
+                self.model,
+                embedded,
+                self.section.top_k,
+                self.device,
+                batch=self.batch,
+                memory=memory,
+                queries=stored,
+            )
+        return Sampled.of(
+            embedded.text_QE[torch.from_numpy(stored)],
+            embedded,
+            judged,
+            torch.from_numpy(self.pairs.person[queries]),
+            gallery_people(self.pairs),
+            similarity_weight=self.section.similarity_weight,
+            processes=self.processes,
+            memory=memory,
+        )
 
 
 @torch.inference_mode()
@@ -210,193 +254,19 @@ def itc_rank1(
 ) -> float:
     """R@1 in percent by features alone: the quick score that model selection uses."""
     embedded = embed(model, words, pairs, pictures, device, flip=False, batch=batch, tokens=False)
-    found = query_metrics(
-        embedded.text_QE @ embedded.image_GE.T,
+    found = rank_by_features(
+        embedded.text_QE.to(device),
+        embedded.image_GE.to(device),
         torch.from_numpy(pairs.person),
         gallery_people(pairs),
+        memory=MEMORY // 4,
     )
     return found.means()["R1"]
-
-
-def embed(
-    model: MRA,
-    words: Words,
-    pairs: Pairs,
-    pictures: Pictures,
-    device: torch.device,
-    *,
-    flip: bool,
-    batch: int,
-    tokens: bool = True,
-) -> Embedded:
-    """Encode every picture and every caption once.
-
-    Args:
-        model: In evaluation mode, on ``device``.
-        words: Its tokenizer.
-        pairs: Whose captions are the queries.
-        pictures: The gallery.
-        device: Where to compute.
-        flip: Whether to encode mirror images too.
-        batch: Pictures or captions a pass.
-        tokens: Whether to keep tokens, which re-ranking needs, or features only.
-    """
-    size = model.config.image_size
-    views: list[list[Tensor]] = [[], []] if flip else [[]]
-    features: list[Tensor] = []
-    for start in range(0, len(pictures), batch):
-        rows = np.arange(start, min(start + batch, len(pictures)))
-        image = plain(pictures.read(rows), size).to(device)
-        each = []
-        for view, kept in enumerate(views):
-            tokens_BPD, feature_BE = model.encode_image(image.flip(-1) if view else image)
-            each.append(feature_BE)
-            if tokens:
-                kept.append(tokens_BPD.cpu())
-        features.append(torch.stack(each).mean(0).cpu())
-    ids, mask = words.encode(pairs.caption.to_pylist())
-    # Texts of similar length share a pass, so that hardly a pad is computed.
-    lengths = mask.sum(1)
-    order = np.argsort(lengths, kind="stable")
-    width = model.config.text_dim
-    longest = words.length if model.config.reading.pool_pads else int(lengths.max())
-    text_QLD = torch.zeros(len(ids) if tokens else 0, longest, width)
-    text_QE = torch.zeros(len(ids), model.config.embed_dim)
-    for start in range(0, len(ids), batch):
-        rows = order[start : start + batch]
-        cut = longest if model.config.reading.pool_pads else int(lengths[rows].max())
-        at = torch.from_numpy(rows)
-        ids_BL, mask_BL = (torch.from_numpy(v[rows, :cut]).to(device) for v in (ids, mask))
-        tokens_BLD, feature_BE = model.encode_text(ids_BL, mask_BL)
-        text_QE[at] = feature_BE.cpu()
-        if tokens:
-            text_QLD[at, :cut] = tokens_BLD.float().cpu()
-    return Embedded(
-        image_GPD=[torch.cat(kept) for kept in views] if tokens else [],
-        image_GE=torch.cat(features).float(),
-        text_QLD=text_QLD,
-        text_mask_QL=torch.from_numpy(mask[:, :longest]),
-        text_QE=text_QE,
-    )
-
-
-def rerank(
-    model: MRA,
-    embedded: Embedded,
-    image_GPD: Tensor,
-    candidates_QK: Tensor,
-    device: torch.device,
-    *,
-    batch: int,
-) -> Tensor:
-    """Let the fusion encoder judge every query's candidates.
-
-    Args:
-        model: In evaluation mode, on ``device``.
-        embedded: The split.
-        image_GPD: Tokens of the gallery, plain or flipped.
-        candidates_QK: Gallery index of each candidate.
-        device: Where to compute.
-        batch: About how many pairs a pass.
-
-    Returns:
-        (Q, K) logit of "they match".
-    """
-    logits_QK = torch.zeros(candidates_QK.shape)
-    lengths = embedded.text_mask_QL.sum(1)
-    starts = range(0, len(image_GPD), SLICE)
-    for start in tqdm(starts, desc="re-rank", unit="slice", disable=len(starts) == 1):
-        keys = model.image_keys(image_GPD[start : start + SLICE].to(device))
-        inside = (candidates_QK >= start) & (candidates_QK < start + SLICE)
-        counts = inside.sum(1)
-        # Queries by length, so that a pass is padded to texts of nearly its own length.
-        order = lengths.argsort(stable=True)
-        order = order[counts[order] > 0]
-        per_pass = max(1, batch // max(1, int(counts.max())))
-        for chunk in order.split(per_pass):
-            cut = int(lengths[chunk].max())
-            places = inside[chunk].nonzero()
-            chosen = candidates_QK[chunk][places[:, 0], places[:, 1]] - start
-            logits_R2 = model.match_pairs(
-                embedded.text_QLD[chunk, :cut].to(device),
-                embedded.text_mask_QL[chunk, :cut].to(device),
-                keys,
-                text_index_R=places[:, 0].to(device),
-                image_index_R=chosen.to(device),
-            )
-            logits_QK[chunk[places[:, 0]], places[:, 1]] = logits_R2[:, 1].float().cpu()
-    return logits_QK
-
-
-# ------------------------------------------------------------------ what is reported
 
 
 def gallery_people(pairs: Pairs) -> Tensor:
     """Identity of each picture, (G,)."""
     return torch.from_numpy(pairs.people)
-
-
-def chance(
-    matches_Q: Tensor, gallery: int, ranks: tuple[int, ...] = (1, 5, 10)
-) -> dict[str, float]:
-    """R@k in percent of a random ranking: 1 - C(G - n, k) / C(G, k), averaged over the queries."""
-    counts = [int(n) for n in matches_Q if n > 0]
-    return {
-        f"R{k}": 100
-        * sum(1 - math.comb(gallery - n, k) / math.comb(gallery, k) for n in counts)
-        / max(1, len(counts))
-        for k in (min(rank, gallery) for rank in ranks)
-    }
-
-
-def _metrics(rankings: Mapping[str, QueryMetrics], gallery: int) -> dict[str, Any]:
-    found = rankings["reranked"]
-    means = {name: round(value, 4) for name, value in found.means().items()}
-    itc = {name: round(value, 4) for name, value in rankings["itc"].means().items()}
-    random = {name: round(v, 4) for name, v in chance(found.matches_Q, gallery).items()}
-    counts = {name: int(means.pop(name)) for name in ("queries", "without_match")}
-    return {
-        **means,
-        **counts,
-        "gallery": gallery,
-        "itc": {name: v for name, v in itc.items() if name not in counts},
-        "chance": random,
-    }
-
-
-def _query_rows(
-    pairs: Pairs, rankings: Mapping[str, QueryMetrics], score_QG: Tensor, gallery_ids: Tensor
-) -> pa.Table:
-    found, itc = rankings["reranked"], rankings["itc"]
-    top = min(TOP, score_QG.shape[1])
-    order = score_QG.argsort(dim=1, descending=True, stable=True)[:, :top]
-    correct = gallery_ids[order] == torch.from_numpy(pairs.person)[:, None]
-    offsets = pa.array(np.arange(len(order) + 1) * top, pa.int32())
-
-    def lists(values: pa.Array) -> pa.Array:
-        return pa.ListArray.from_arrays(offsets, values)
-
-    columns = {
-        "uid": pairs.uids.take(pa.array(pairs.image)),
-        "caption": pairs.caption,
-        "person_id": pairs.names.take(pa.array(pairs.image)),
-        "matches": found.matches_Q.numpy(),
-        "first_rank": found.first_rank_Q.numpy(),
-        "ap": found.average_precision_Q.numpy(),
-        "inp": found.inverse_negative_penalty_Q.numpy(),
-        "itc_first_rank": itc.first_rank_Q.numpy(),
-        "itc_ap": itc.average_precision_Q.numpy(),
-        "top10": lists(pairs.uids.take(pa.array(order.flatten().numpy()))),
-        "correct": lists(pa.array(correct.flatten().numpy())),
-        "scores": lists(pa.array(score_QG.gather(1, order).flatten().float().numpy())),
-    }
-    arrays = [
-        columns[field.name].cast(field.type)
-        if isinstance(columns[field.name], pa.Array)
-        else pa.array(columns[field.name]).cast(field.type)
-        for field in QUERIES
-    ]
-    return pa.table(arrays, schema=QUERIES)
 
 
 def _silent(_share: float, _what: str) -> None:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import faiss
 import numpy as np
@@ -183,11 +183,6 @@ def search(
         ],
         schema=HITS,
     )
-
-
-def _nullable(logits: NDArray[np.floating[Any]]) -> pa.Array:
-    """Logits with null for minus infinity, which stands for "not judged"."""
-    return pa.array([float(x) if np.isfinite(x) else None for x in logits], pa.float32())
 
 
 def _judge(

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.metrics import fill_candidates, fuse_scores, query_metrics
+from models.metrics import fill_candidates, fuse_scores, own_run, query_metrics
 
 
 def test_one_query_by_hand() -> None:
@@ -103,14 +104,179 @@ def test_equal_scores_do_not_divide_by_zero() -> None:
     assert fuse_scores(flat, [flat]).tolist() == [[0.0] * 3] * 2
 
 
-def test_several_processes_weigh_similarity_as_the_released_code_does() -> None:
-    """In logits: logit + 0.002 * W * (1000 - min) * scaled similarity (PAPERS 1.9)."""
-    generator = torch.Generator().manual_seed(0)
-    similarity = torch.rand(4, 5, generator=generator, dtype=torch.float64)
-    logits = 6 * torch.rand(4, 5, generator=generator, dtype=torch.float64) - 3
-    fused = fuse_scores(similarity, [logits], processes=4)
-    scaled = (similarity - similarity.min()) / (similarity.max() - similarity.min())
-    for row in range(4):  # one query a process
-        low = float(logits[row].min())
-        in_logits = fused[row] * (1000 - low) + low
-        torch.testing.assert_close(in_logits, logits[row] + 0.002 * 4 * (1000 - low) * scaled[row])
+def released_scores(similarity, matching, weight: float, processes: int) -> torch.Tensor:
+    """What the processes of the released evaluation compute each, summed (PAPERS 1.9)."""
+    queries, step = len(similarity), len(similarity) // processes + 1
+    total = torch.zeros_like(similarity)
+    for process in range(processes):
+        own = slice(process * step, min(queries, (process + 1) * step))
+        parts = []
+        for logits in matching:
+            scores = torch.full_like(logits, 1000.0)
+            scores[own] = logits[own]
+            parts.append((scores - scores.min()) / (scores.max() - scores.min()))
+        scaled = (similarity - similarity.min()) / (similarity.max() - similarity.min())
+        total += sum(parts) / len(parts) + weight * scaled
+    return total
+
+
+@given(st.integers(1, 4), st.integers(4, 12), st.booleans(), st.integers(0, 99))
+def test_several_processes_mix_as_the_released_code_does(processes, queries, flip, seed) -> None:
+    """Up to what the other processes' filler adds to all images of a query alike."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (queries, 5)
+    similarity = torch.rand(shape, generator=generator, dtype=torch.float64)
+    matching = [
+        6 * torch.rand(shape, generator=generator, dtype=torch.float64) - 3 for _ in range(1 + flip)
+    ]
+    step = queries // processes + 1
+    if step * (processes - 1) >= queries:  # a process without queries: NaN in the release
+        processes = 1
+    found = fuse_scores(similarity, matching, similarity_weight=0.002, processes=processes)
+    expected = released_scores(similarity, matching, 0.002, processes)
+    torch.testing.assert_close(found, expected - (processes - 1))
+
+
+def test_a_process_without_queries_adds_nothing() -> None:
+    """Five queries over four processes are dealt 2, 2, 1, 0; the release divides zero by zero."""
+    assert own_run(5, 4) == 2
+    scores = torch.rand(5, 3)
+    assert released_scores(scores, [scores], 0.002, 4).isnan().all()
+    assert fuse_scores(scores, [scores], processes=4).isfinite().all()
+
+
+def test_four_processes_make_the_cosine_weigh_eight_logits() -> None:
+    similarity = torch.tensor([[0.0, 1.0], [0.3, 0.7]])
+    logits = torch.tensor([[2.0, -5.0], [1.0, -1.0]])
+    # One image has 7 logits more, the other the whole range of the cosine.
+    written = fuse_scores(similarity, [logits], processes=1)
+    published = fuse_scores(similarity, [logits], processes=4)
+    assert written[0].argmax() == 0
+    assert published[0].argmax() == 1
+
+
+# ------------------------------------------------------------------ beside public evaluators
+# Each is written down from its documentation or its code, in this project's words.
+
+
+def whole_matrix_rank(scores, query_ids, gallery_ids, longest: int):
+    """`rank()` of IRRA, which RaSa, APTM, RDE and most others carry: an unstable argsort, CMC over
+    all queries, AP divided by a query's matches even if there are none, no guard in mINP."""
+    order = scores.argsort(dim=1, descending=True)
+    match = gallery_ids[order] == query_ids[:, None]
+    found = match.cumsum(1)
+    cmc = (found[:, :longest] > 0).float().mean(0) * 100
+    places = torch.arange(1, match.shape[1] + 1)
+    average = (found / places * match).sum(1) / match.sum(1)
+    last = [row.nonzero()[-1] + 1 for row in match]  # IndexError without a match
+    penalty = torch.cat([row.sum() / at for row, at in zip(match, last, strict=True)])
+    return cmc, 100 * average.mean(), 100 * penalty.mean()
+
+
+def market_rank(scores, query_ids, gallery_ids, longest: int):
+    """torchreid, fast-reid, ReID-Survey: a query without a match is left out; none at all is an
+    AssertionError. (They also leave out images of the query's own camera: no such thing here.)"""
+    cmc, average, penalty = [], [], []
+    for row, person in zip(scores.numpy(), query_ids.tolist(), strict=True):
+        match = gallery_ids.numpy()[np.argsort(-row)] == person
+        if not match.any():
+            continue
+        ranks = np.flatnonzero(match) + 1
+        cmc.append(np.arange(1, longest + 1) >= ranks[0])
+        average.append(np.mean(np.arange(1, len(ranks) + 1) / ranks))
+        penalty.append(len(ranks) / ranks[-1])
+    assert cmc, "no query has a match"
+    return tuple(100 * np.mean(each, axis=0) for each in (cmc, average, penalty))
+
+
+def map_at_r(scores, query_ids, gallery_ids) -> float:
+    """pytorch-metric-learning: precision at the matches among the first R, divided by R, the
+    number of matches; queries without one left out."""
+    values = []
+    for row, person in zip(scores.numpy(), query_ids.tolist(), strict=True):
+        match = gallery_ids.numpy()[np.argsort(-row)] == person
+        if count := match.sum():
+            ranks = np.flatnonzero(match[:count]) + 1
+            values.append(sum(i / rank for i, rank in enumerate(ranks, start=1)) / count)
+    return 100 * float(np.mean(values))
+
+
+def scene(seed: int, *, missing: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Scores without ties, 8 queries, 20 images of 5 people; missing: two queries of nobody."""
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.stack([1 + torch.randperm(20, generator=generator) for _ in range(8)]) / 20
+    gallery = torch.arange(20) % 5
+    query = torch.arange(8) % 5
+    if missing:
+        query[2], query[5] = 77, 78
+    return scores, query, gallery
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_all_public_evaluators_agree_without_ties_and_gaps(seed: int) -> None:
+    scores, query, gallery = scene(seed, missing=False)
+    ours = query_metrics(scores, query, gallery)
+    means = ours.means()
+    for rank in (whole_matrix_rank, market_rank):
+        cmc, average, penalty = rank(scores, query, gallery, 10)
+        assert ours.cmc(10).tolist() == pytest.approx(list(map(float, cmc)), rel=1e-5)
+        assert means["mAP"] == pytest.approx(float(average), rel=1e-5)
+        assert means["mINP"] == pytest.approx(float(penalty), rel=1e-5)
+    # MAP@R leaves out every match behind the first R.
+    assert map_at_r(scores, query, gallery) < means["mAP"]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_query_without_a_match(seed: int) -> None:
+    """As torchreid: left out, and here counted too. IRRA's function has no answer."""
+    scores, query, gallery = scene(seed, missing=True)
+    ours = query_metrics(scores, query, gallery)
+    means = ours.means()
+    assert (means["queries"], means["without_match"]) == (6, 2)
+    cmc, average, penalty = market_rank(scores, query, gallery, 10)
+    assert ours.cmc(10).tolist() == pytest.approx(cmc.tolist())
+    assert (means["mAP"], means["mINP"]) == pytest.approx((average, penalty))
+    with pytest.raises(IndexError):
+        whole_matrix_rank(scores, query, gallery, 10)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_libraries_on_missing_matches(seed: int) -> None:
+    """torchmetrics counts such a query as 0 unless told to skip it, which is the rule here. Matches
+    whose score is not positive, as cosines may be, it takes for no matches at all."""
+    retrieval = pytest.importorskip("torchmetrics.retrieval")
+    scores, query, gallery = scene(seed, missing=True)
+    target = gallery == query[:, None]
+    rows = torch.arange(8)[:, None].expand(-1, 20)
+    ours = query_metrics(scores, query, gallery).means()
+    skipping = retrieval.RetrievalMAP(empty_target_action="skip")(scores, target, indexes=rows)
+    default = retrieval.RetrievalMAP()(scores, target, indexes=rows)
+    assert ours["mAP"] == pytest.approx(100 * float(skipping), rel=1e-5)
+    assert ours["mAP"] * 6 / 8 == pytest.approx(100 * float(default), rel=1e-5)
+    hits = retrieval.RetrievalHitRate(top_k=5, empty_target_action="skip")
+    assert ours["R5"] == pytest.approx(100 * float(hits(scores, target, indexes=rows)), rel=1e-5)
+    lowered = retrieval.RetrievalMAP(empty_target_action="skip")(scores - 1, target, indexes=rows)
+    assert float(lowered) < float(skipping)
+    assert query_metrics(scores - 1, query, gallery).means() == ours
+
+
+def test_ties() -> None:
+    """Here gallery order decides. scikit-learn takes all images of one score at once, so that its
+    value does not depend on the order; argsort without ``stable`` promises no order at all."""
+    sklearn = pytest.importorskip("sklearn.metrics")
+    tied, query = torch.full((1, 4), 0.5), torch.tensor([1])
+    early, late = torch.tensor([1, 0, 0, 0]), torch.tensor([0, 0, 0, 1])
+    ours = [query_metrics(tied, query, people).means()["mAP"] for people in (early, late)]
+    assert ours == [100.0, 25.0]
+    theirs = [
+        100 * sklearn.average_precision_score(people.numpy() == 1, tied[0].numpy())
+        for people in (early, late)
+    ]
+    assert theirs == [25.0, 25.0]
+    scores, query, gallery = scene(0, missing=False)
+    ours = query_metrics(scores, query, gallery).average_precision_Q.tolist()
+    theirs = [
+        sklearn.average_precision_score((gallery == person).numpy(), row.numpy())
+        for row, person in zip(scores, query, strict=True)
+    ]
+    assert ours == pytest.approx(theirs)

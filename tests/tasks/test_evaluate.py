@@ -2,9 +2,11 @@
 
 import json
 import math
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 import pytest
@@ -12,17 +14,22 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.mra import MRA
+from models.mra import MRA, RELEASED
 from tasks import evaluate as module
 from tasks.augment import plain
 from tasks.batches import read_pairs
-from tasks.checkpoints import load_model
+from tasks.checkpoints import load_model, save_checkpoint
 from tasks.errors import PedAlignError
-from tasks.evaluate import EvaluateParams, chance, embed, evaluate, itc_rank1, rerank
+from tasks.evaluate import EvaluateParams, evaluate, itc_rank1
+from tasks.findings import chance
+from tasks.images import encode_jpeg
+from tasks.ranking import embed, rerank
+from tasks.schemas import IMAGES
+from tasks.shards import image_uid, write_folder
 from tasks.tokens import Words, load_tokenizer
 
 CPU = torch.device("cpu")
-PARAMS = EvaluateParams(top_k=5, flip=True, similarity_weight=0.002, processes=1)
+PARAMS = EvaluateParams(top_k=5, flip=True, similarity_weight=0.002, processes=1, precision="fp32")
 
 
 @pytest.fixture(scope="module")
@@ -65,15 +72,15 @@ def truth(scene):
     return slowly(scene, flip=False), slowly(scene, flip=True)
 
 
-@pytest.mark.parametrize("slice_size", [256, 5])
-def test_batched_scores_equal_those_of_one_pair_at_a_time(scene, truth, monkeypatch, slice_size):
-    monkeypatch.setattr(module, "SLICE", slice_size)
+@pytest.mark.parametrize("memory", [1 << 30, 1], ids=["in memory", "as little as possible"])
+def test_batched_scores_equal_those_of_one_pair_at_a_time(scene, truth, memory):
     model, words, pairs, pictures = scene
     with torch.inference_mode():
-        embedded = embed(model, words, pairs, pictures, CPU, flip=True, batch=7)
+        embedded = embed(model, words, pairs, pictures, CPU, flip=True, batch=7, memory=memory)
+        assert [each.in_file for each in embedded.images] == [memory == 1] * 2
         everyone = torch.arange(len(pictures)).expand(len(pairs), -1)
-        for image, (_, logit) in zip(embedded.image_GPD, truth, strict=True):
-            found = rerank(model, embedded, image, everyone, CPU, batch=9)
+        for image, (_, logit) in zip(embedded.images, truth, strict=True):
+            found = rerank(model, embedded.texts, image, everyone, CPU, batch=9, memory=memory)
             assert torch.allclose(found, logit, atol=2e-5)
     cosine = (truth[0][0] + truth[1][0]) / 2
     assert torch.allclose(embedded.text_QE @ embedded.image_GE.T, cosine, atol=1e-5)
@@ -180,7 +187,7 @@ def test_chance_by_counting_every_ranking(matches, gallery, rank):
 
 def test_the_quick_score_is_the_features_rank1(scene):
     model, words, pairs, pictures = scene
-    still = EvaluateParams(top_k=3, flip=False, similarity_weight=0.002, processes=1)
+    still = replace(PARAMS, top_k=3, flip=False)
     found = module.evaluate_model(model, words, pairs, pictures, still, CPU)
     quick = itc_rank1(model, words, pairs, pictures, CPU, batch=5)
     assert quick == pytest.approx(found.metrics["itc"]["R1"], abs=1e-3)
@@ -189,3 +196,127 @@ def test_the_quick_score_is_the_features_rank1(scene):
 def test_a_missing_checkpoint_is_an_error(shards, tmp_path):
     with pytest.raises(PedAlignError, match="no retrieval model"):
         evaluate(shards, tmp_path / "nowhere", PARAMS, CPU)
+
+
+# ------------------------------------------------------------------ any checkpoint on any dataset
+
+
+def dataset(folder, people, *, shape=(24, 20), name="other"):
+    """Shards of a dataset: one entry a person, which is a list of each picture's captions."""
+    rng = np.random.default_rng(0)
+    rows = [
+        {
+            "uid": image_uid(name, f"{person}-{shot}"), "dataset": name, "split": "test",
+            "person_id": f"{name}/{person}", "camera": None,
+            "image": encode_jpeg(rng.integers(0, 255, (*shape, 3)).astype(np.uint8)),
+            "width": shape[1], "height": shape[0], "captions": captions, "labels": None,
+            "source_path": f"{person}-{shot}", "parent_uid": None, "status": "ok", "error": None,
+        }
+        for person, shots in enumerate(people) for shot, captions in enumerate(shots)
+    ]  # fmt: skip
+    rows.sort(key=lambda row: row["uid"])
+    table = pa.Table.from_pylist(rows, schema=IMAGES)
+    write_folder(folder, [table], "images", {}, shard_rows=8)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory, start_folder, text_folder):
+    """A checkpoint of another dataset: another picture size, and the token head of RSTPReid."""
+    torch.manual_seed(9)
+    config = load_model(start_folder).config
+    model = MRA(replace(config, image_size=(48, 24), head="token", embed_dim=4, window_size=3))
+    folder = tmp_path_factory.mktemp("elsewhere") / "checkpoint"
+    return save_checkpoint(folder, model, load_tokenizer(text_folder), {}, [])
+
+
+def test_a_checkpoint_brings_its_picture_size_and_head_to_another_dataset(elsewhere, tmp_path):
+    """Pictures of other sizes than it was trained on, captions in another dataset's spelling."""
+    loud = dataset(tmp_path / "a", [[["A MAN,in-red", "a Coat!"]], [["the blue; shirt"]]])
+    tidy = dataset(tmp_path / "b", [[["a man in red", "a coat "]], [["the blue shirt"]]])
+    cleaned = evaluate(loud, elsewhere, PARAMS, CPU, cleaning="alphanumeric")
+    by_hand = evaluate(tidy, elsewhere, PARAMS, CPU)
+    assert cleaned.metrics == by_hand.metrics
+    scores = [np.array(each.queries["scores"].to_pylist()) for each in (cleaned, by_hand)]
+    np.testing.assert_allclose(scores[0], scores[1], atol=1e-6)
+    raw = evaluate(loud, elsewhere, PARAMS, CPU)
+    assert raw.queries["scores"] != by_hand.queries["scores"]
+
+    model = load_model(elsewhere).eval()
+    pairs, pictures = read_pairs(loud, split="test", identity="person", bare=True)
+    words = Words(load_tokenizer(elsewhere), model.config.max_tokens, "alphanumeric")
+    with torch.inference_mode():
+        found = embed(model, words, pairs, pictures, CPU, flip=False, batch=8)
+        image = plain(pictures.read(np.arange(2)), (48, 24))
+        tokens, feature = model.encode_image(image)
+    torch.testing.assert_close(found.image_GE, feature)
+    assert found.image_GE.shape == (2, 4)
+    torch.testing.assert_close(found.images[0].read(0, 2), tokens.flatten(1))
+
+
+def test_the_same_checkpoint_on_two_datasets(shards, start_folder, tmp_path):
+    other = dataset(tmp_path / "c", [[["a man"], ["a coat"]], [["a shirt"]], [["a walk"]]])
+    at_home = evaluate(shards, start_folder, PARAMS, CPU)
+    abroad = evaluate(other, start_folder, PARAMS, CPU)
+    assert at_home.metrics["gallery"] == 12
+    assert abroad.metrics["gallery"] == abroad.metrics["queries"] == 4
+    assert set(abroad.queries["person_id"].to_pylist()) == {"other/0", "other/1", "other/2"}
+
+
+def test_one_query_and_one_picture(elsewhere, tmp_path):
+    alone = evaluate(dataset(tmp_path / "d", [[["a man"]]]), elsewhere, PARAMS, CPU)
+    assert alone.metrics["queries"] == alone.metrics["gallery"] == 1
+    assert {alone.metrics[k] for k in ("R1", "R5", "R10", "mAP", "mINP")} == {100.0}
+    assert alone.queries["top10"][0].as_py() == [alone.queries["uid"][0].as_py()]
+    assert all(math.isfinite(score) for score in alone.queries["scores"][0].as_py())
+    assert alone.cmc == {name: [100.0] for name in ("reranked", "itc", "matching")}
+
+
+def test_a_person_without_captions_is_in_the_gallery_but_asks_nothing(elsewhere, tmp_path):
+    people = [[["a man"], []], [[], []], [["a coat", " "]]]
+    found = evaluate(dataset(tmp_path / "e", people), elsewhere, PARAMS, CPU)
+    assert found.metrics["gallery"] == 5
+    assert found.metrics["queries"] == 2
+    assert found.queries["matches"].to_pylist().count(2) == 1
+    assert len(found.queries["top10"][0].as_py()) == 5
+
+
+@pytest.mark.parametrize(("asked", "reading", "used"), [(None, 4, 4), (None, 1, 1), (2, 4, 2)])
+def test_processes_are_the_protocols_or_those_of_the_reading(scene, asked, reading, used):
+    model, words, pairs, pictures = scene
+    mine = replace(model.config.reading, score_processes=reading)
+    was, model.config = model.config, replace(model.config, reading=mine)
+    try:
+        section = replace(PARAMS, processes=asked)
+        found = module.evaluate_model(model, words, pairs, pictures, section, CPU)
+    finally:
+        model.config = was
+    assert found.metrics["processes"] == used
+    # With several processes the cosine is worth logits, with one it breaks ties.
+    assert (found.metrics["similarity_logits"] > 1.9 * used) == (used > 1)
+    assert RELEASED.score_processes == 4
+
+
+def test_logits_alone_and_features_alone_are_reported_beside_the_mixture(scene):
+    model, words, pairs, pictures = scene
+    heavy = replace(PARAMS, similarity_weight=1e6, top_k=12)
+    none = replace(PARAMS, similarity_weight=0.0, top_k=12, flip=False)
+    found = module.evaluate_model(model, words, pairs, pictures, heavy, CPU)
+    measures = ("R1", "R5", "R10", "mAP", "mINP")
+    mixed = {k: found.metrics[k] for k in measures}
+    assert mixed == pytest.approx(found.metrics["itc"], abs=1e-3)
+    found = module.evaluate_model(model, words, pairs, pictures, none, CPU)
+    assert {k: found.metrics[k] for k in measures} == found.metrics["matching"]
+    assert found.metrics["matching"] != found.metrics["itc"]
+    rows = found.queries
+    assert rows["matching_first_rank"] == rows["first_rank"]
+
+
+def test_memory_changes_no_result(scene, tmp_path):
+    model, words, pairs, pictures = scene
+    found = [
+        module.evaluate_model(model, words, pairs, pictures, PARAMS, CPU, memory=memory)
+        for memory in (1 << 30, 1)
+    ]
+    assert found[0].metrics == found[1].metrics
+    assert found[0].queries.drop(["scores"]) == found[1].queries.drop(["scores"])

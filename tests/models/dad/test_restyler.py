@@ -1,5 +1,6 @@
 """The restyler against diffusers' own pipelines, on tiny random models saved to disk."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
+from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from models.dad.base import Base, load_base, revision
@@ -258,6 +260,17 @@ def test_a_base_whose_parts_do_not_fit_is_refused(folder, tmp_path):
 
 
 # ------------------------------------------------------------------ ControlNet and objective
+
+
+def test_a_text_encoder_with_holes_is_refused(folder, tmp_path):
+    copy = tmp_path / "holes"
+    shutil.copytree(folder, copy)
+    file = copy / "text_encoder" / "model.safetensors"
+    tensors = load_file(file)
+    tensors.pop(next(name for name in tensors if "token_embedding" in name))
+    save_file(tensors, file, {"format": "pt"})
+    with pytest.raises(ValueError, match=r"lacks 1 tensors.*token_embedding"):
+        load_base(str(copy))
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])

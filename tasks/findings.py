@@ -1,0 +1,161 @@
+"""What an evaluation reports: metrics.json, cmc.csv and queries.parquet.
+
+Shapes: Q queries, G gallery images.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from models.metrics import QueryMetrics
+from models.ranking import Ranked
+from tasks.batches import Pairs
+from tasks.shards import atomic_write
+
+CMC_RANKS = 50
+
+QUERIES = pa.schema(
+    [
+        pa.field(name, kind, metadata={"meaning": meaning})
+        for name, kind, meaning in (
+            ("uid", pa.string(), "uid of the picture that the query describes"),
+            ("caption", pa.string(), "the query"),
+            ("person_id", pa.string(), "who is looked for"),
+            ("matches", pa.int32(), "pictures of this person in the gallery"),
+            ("first_rank", pa.int32(), "rank of the first match from 1; 0 without any"),
+            ("ap", pa.float32(), "average precision, 0 to 1"),
+            ("inp", pa.float32(), "matches divided by the last one's rank, 0 to 1"),
+            ("itc_first_rank", pa.int32(), "first_rank before re-ranking"),
+            ("itc_ap", pa.float32(), "ap before re-ranking"),
+            ("matching_first_rank", pa.int32(), "first_rank by the matching logits alone"),
+            ("matching_ap", pa.float32(), "ap by the matching logits alone"),
+            ("top10", pa.list_(pa.string()), "uids of the first pictures, best first"),
+            ("correct", pa.list_(pa.bool_()), "whether each of them is a match"),
+            ("scores", pa.list_(pa.float32()), "the score of each of them"),
+        )
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found."""
+
+    metrics: dict[str, Any]
+    """Re-ranked R1, R5, R10, mAP, mINP in percent; the same under ``itc`` (features alone) and
+    ``matching`` (logits alone); ``chance``; counts; how scores were mixed, in what precision."""
+    cmc: dict[str, list[float]]
+    """R@k for k from 1, in percent, by ranking."""
+    queries: pa.Table
+    """Schema `QUERIES`."""
+
+    def save(self, folder: Path) -> None:
+        """Write metrics.json, cmc.csv and queries.parquet."""
+        folder.mkdir(parents=True, exist_ok=True)
+        pq.write_table(self.queries, folder / "queries.parquet", row_group_size=1024)
+        sink = io.StringIO()
+        writer = csv.writer(sink, lineterminator="\n")
+        writer.writerow(["rank", "recall", "recall_itc", "recall_matching"])
+        curves = zip(*(self.cmc[name] for name in ("reranked", "itc", "matching")), strict=True)
+        for place, values in enumerate(curves, start=1):
+            writer.writerow([place, *(round(value, 4) for value in values)])
+        atomic_write(folder / "cmc.csv", sink.getvalue().encode())
+        text = json.dumps(self.metrics, indent=1) + "\n"
+        atomic_write(folder / "metrics.json", text.encode())
+
+
+def summed_up(
+    pairs: Pairs, found: Ranked, gallery_ids: Tensor, notes: dict[str, Any]
+) -> Evaluation:
+    """Turn a ranking into what is written.
+
+    Args:
+        pairs: The queries.
+        found: Their ranking.
+        gallery_ids: Person of each gallery image, (G,).
+        notes: What metrics.json holds besides: how scores were mixed, in what precision.
+    """
+    gallery = len(gallery_ids)
+    rankings = {"reranked": found.reranked, "itc": found.itc, "matching": found.matching}
+    length = min(CMC_RANKS, gallery)
+    return Evaluation(
+        metrics=_metrics(found, gallery) | notes,
+        cmc={name: metrics.cmc(length).tolist() for name, metrics in rankings.items()},
+        queries=_query_rows(pairs, found, gallery_ids),
+    )
+
+
+def chance(
+    matches_Q: Tensor, gallery: int, ranks: tuple[int, ...] = (1, 5, 10)
+) -> dict[str, float]:
+    """R@k in percent of a random ranking: 1 - C(G - n, k) / C(G, k), averaged over the queries."""
+    counts = [int(n) for n in matches_Q if n > 0]
+    return {
+        f"R{k}": 100
+        * sum(1 - math.comb(gallery - n, k) / math.comb(gallery, k) for n in counts)
+        / max(1, len(counts))
+        for k in (min(rank, gallery) for rank in ranks)
+    }
+
+
+def _metrics(found: Ranked, gallery: int) -> dict[str, Any]:
+    counts = ("queries", "without_match")
+
+    def means(metrics: QueryMetrics) -> dict[str, float]:
+        return {k: round(v, 4) for k, v in metrics.means().items() if k not in counts}
+
+    random = {name: round(v, 4) for name, v in chance(found.itc.matches_Q, gallery).items()}
+    counted = found.reranked.means()
+    return {
+        **means(found.reranked),
+        **{name: int(counted[name]) for name in counts},
+        "gallery": gallery,
+        "itc": means(found.itc),
+        "matching": means(found.matching),
+        "chance": random,
+    }
+
+
+def _query_rows(pairs: Pairs, found: Ranked, gallery_ids: Tensor) -> pa.Table:
+    order, metrics = found.top_QT, found.reranked
+    correct = gallery_ids[order] == torch.from_numpy(pairs.person)[:, None]
+    offsets = pa.array(np.arange(len(order) + 1) * order.shape[1], pa.int32())
+
+    def lists(values: pa.Array) -> pa.Array:
+        return pa.ListArray.from_arrays(offsets, values)
+
+    columns = {
+        "uid": pairs.uids.take(pa.array(pairs.image)),
+        "caption": pairs.caption,
+        "person_id": pairs.names.take(pa.array(pairs.image)),
+        "matches": metrics.matches_Q.numpy(),
+        "first_rank": metrics.first_rank_Q.numpy(),
+        "ap": metrics.average_precision_Q.numpy(),
+        "inp": metrics.inverse_negative_penalty_Q.numpy(),
+        "itc_first_rank": found.itc.first_rank_Q.numpy(),
+        "itc_ap": found.itc.average_precision_Q.numpy(),
+        "matching_first_rank": found.matching.first_rank_Q.numpy(),
+        "matching_ap": found.matching.average_precision_Q.numpy(),
+        "top10": lists(pairs.uids.take(pa.array(order.flatten().numpy()))),
+        "correct": lists(pa.array(correct.flatten().numpy())),
+        "scores": lists(pa.array(found.top_score_QT.flatten().float().numpy())),
+    }
+    arrays = [
+        columns[field.name].cast(field.type)
+        if isinstance(columns[field.name], pa.Array)
+        else pa.array(columns[field.name]).cast(field.type)
+        for field in QUERIES
+    ]
+    return pa.table(arrays, schema=QUERIES)
