@@ -33,7 +33,7 @@ def main() -> None:
     use_machine(PARAMS_FILE)
     section = read_section(FinetuneParams, f"finetune.datasets.{arguments.dataset}")
     run = read_section(EvaluationRun, "evaluate.runs.finetuned")
-    images = Path("data/ingested") / arguments.dataset
+    images = Path(section.images)
 
     def measure(checkpoint: Path) -> dict[str, float]:
         found = evaluate(images, checkpoint, run.protocol, device(), cleaning=run.cleaning)
@@ -47,7 +47,7 @@ def main() -> None:
         folder = cache_root() / "seeds" / str(seed)
         if not (folder / "result.json").exists():
             folder.mkdir(parents=True, exist_ok=True)
-            checkpoint = finetune(images, PRETRAINED, seeded, folder, device())
+            checkpoint = finetune(PRETRAINED, seeded, folder, device())
             (folder / "result.json").write_text(json.dumps(measure(checkpoint)))
         rows.append(json.loads((folder / "result.json").read_text()))
     print("| | " + " | ".join(direct) + " |")

@@ -1,7 +1,8 @@
 """Stage `finetune@NAME`: ITC + ITM + MLM with EDA text on a target dataset's train split.
 
-In: ``data/ingested/NAME`` and ``data/checkpoints/pretrain``. Out:
-``data/checkpoints/finetune/NAME``. Alone: ``python -m flows.finetune NAME``.
+In: the shards that ``finetune.datasets.NAME.images`` names and ``data/checkpoints/pretrain``, so
+that one dataset can be trained on under several names. Out: ``data/checkpoints/finetune/NAME``.
+Alone: ``python -m flows.finetune NAME``.
 """
 
 from __future__ import annotations
@@ -22,21 +23,19 @@ from tasks.finetune import finetune as train
 from tasks.params import read_section
 from tasks.provenance import computation_key, folder_digest
 from tasks.runtime import device, runtime
-from tasks.shards import read_manifest
+from tasks.shards import location, read_manifest
 
-INGESTED, START = Path("data/ingested"), Path("data/checkpoints/pretrain")
+START = Path("data/checkpoints/pretrain")
 OUT = Path("data/checkpoints/finetune")
 
 
-def make(run_folder: Path, images: Path, section: FinetuneParams) -> Path:
+def make(run_folder: Path, section: FinetuneParams) -> Path:
     """Train, with a bar in the UI."""
     call = partial(
         train,
-        images,
         START,
         section,
         run_folder,
-        batch=runtime().batch_size,
         checkpoint_seconds=runtime().checkpoint_seconds,
     )
     return train_together(call, windows.Steps("finetune").show)
@@ -46,10 +45,9 @@ def make(run_folder: Path, images: Path, section: FinetuneParams) -> Path:
 def finetune(dataset: str) -> None:
     """Train unless this very training is finished, and publish."""
     section = read_section(FinetuneParams, f"finetune.datasets.{dataset}")
-    images = INGESTED / dataset
     key = computation_key(
         "finetune",
-        inputs=[read_manifest(images).digest],
+        inputs=[read_manifest(location(section.images)).digest],
         params=section,
         revisions={
             "start": folder_digest(START),
@@ -58,7 +56,7 @@ def finetune(dataset: str) -> None:
         | team_revision(),
         device=device().type,
     )
-    have_training(key, OUT / dataset, partial(make, images=images, section=section))
+    have_training(key, OUT / dataset, partial(make, section=section))
     windows.losses(f"finetune@{dataset}", OUT / dataset)
 
 

@@ -14,8 +14,8 @@ from flows import windows
 from flows.stage import run
 from tasks.inputs import Inputs, optional
 from tasks.overlays import draw_regions
-from tasks.params import read_section
-from tasks.report import ReportParams, Sources
+from tasks.params import PARAMS_FILE, read_section, read_yaml
+from tasks.report import ReportParams, Run, Sources
 from tasks.report import report as write
 from tasks.report.gap import SwinExtractor
 from tasks.runtime import cache_root, device
@@ -23,13 +23,22 @@ from tasks.runtime import cache_root, device
 OUT = Path("data/reports/report")
 
 
+def evaluated(checkpoint: str, images: str, **how: object) -> Run:
+    """Say what an entry of ``evaluate.runs`` evaluates; its own stage has checked it."""
+    return Run(Path(checkpoint), images, how)
+
+
 @flow
 def report() -> None:
     """Read what the stages left, and write it down for a person."""
     section = read_section(ReportParams, "report")
     inputs = read_section(Inputs, "inputs")
+    entries = read_yaml(PARAMS_FILE)["evaluate"]["runs"]
     sources = Sources.under(
-        Path("data"), timings=cache_root() / "timings", target=Path(inputs.adapt).name
+        Path("data"),
+        timings=cache_root() / "timings",
+        target=Path(inputs.adapt).name,
+        runs={name: evaluated(**entry) for name, entry in entries.items()},
     )
     vision = optional(inputs.vision)
     extractor = SwinExtractor.load(vision, device()) if vision else None

@@ -16,7 +16,7 @@ Shapes: B pairs, L positions, P patches, R regions, N pairs in all.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -87,6 +87,7 @@ def read_pairs(
     *,
     split: str | None,
     identity: Identity,
+    people: Callable[[pa.ChunkedArray], NDArray[np.bool_]] | None = None,
     bare: bool = False,
     cache_bytes: int | None = None,
 ) -> tuple[Pairs, Pictures]:
@@ -98,6 +99,7 @@ def read_pairs(
             caption, and rows that annotation refused are left out.
         split: Only rows of this split; None takes all.
         identity: What makes two pairs positives: being of one ``image`` or of one ``person``.
+        people: Says by the column ``person_id`` which rows of the split are wanted; None: all.
         bare: Whether to keep pictures without a caption: in no pair, but in a gallery.
         cache_bytes: See `Pictures`.
 
@@ -130,6 +132,8 @@ def read_pairs(
         else:
             captions = _spoken(table["captions"].combine_chunks())
         wanted = pa.array([True] * len(table)) if split is None else pc.equal(table["split"], split)
+        if people is not None:
+            wanted = pc.and_(wanted, pa.array(people(table["person_id"])))
         if bare:
             captions = pa.array([True] * len(table))
         for reason, mask in (

@@ -2,8 +2,8 @@
 
 In: the dataset's shards and a checkpoint of pretraining (trained or not). Out: a checkpoint folder
 (`tasks.checkpoints`). The picture may be larger than in pretraining: Swin's position tables are
-resized. The weights that are kept are the last epoch's, or those of the epoch that ranks best on
-the validation split; the test split is never looked at.
+resized. Which epoch's weights are kept is `tasks.selection`'s matter: validation's choice unless
+another is asked for, and the test split is not opened otherwise.
 """
 
 from __future__ import annotations
@@ -18,14 +18,18 @@ from typing import Literal
 import torch
 
 from models.mra import MRA
+from models.mra.heads import HEADS
 from models.mra.objectives import FinetuneObjective
 from tasks.augment import Recipe
-from tasks.batches import PairDataset, Preparation, read_pairs
+from tasks.batches import PairDataset, Pairs, Preparation, read_pairs
 from tasks.checkpoints import load_model, save_checkpoint, summary
 from tasks.eda import LexiconName, lexicon
-from tasks.evaluate import itc_rank1
+from tasks.evaluate import EvaluateParams, evaluate_model, itc_rank1
 from tasks.params import Fraction, Positive, params
+from tasks.pictures import Pictures
 from tasks.pretrain import Size, from_step
+from tasks.selection import BY_TEST, Choice, Select, plan_selection
+from tasks.shards import location
 from tasks.tokens import Cleaning, Masking, Words, load_tokenizer
 from tasks.training import NonNegativeFloat, Plan, Row, TrainingParams, train
 
@@ -36,6 +40,8 @@ log = logging.getLogger(__name__)
 class FinetuneParams:
     """One dataset's section of ``finetune`` in params.yaml."""
 
+    images: str
+    """The dataset's shards."""
     image_size: Size
     """Height and width of the input, in pixels; may differ from pretraining's."""
     window_size: Positive
@@ -62,34 +68,39 @@ class FinetuneParams:
     """Share of the words that EDA changes."""
     synonyms: LexiconName
     """Lexicon of EDA: ``table``, ``wordnet``, or ``auto`` for WordNet where it is installed."""
-    select: Literal["last", "val"]
-    """Which epoch's weights are kept: the last one's, or the best on the validation split."""
+    select: Select
+    """Which epoch's weights are kept: the ``last``, or the best on ``val`` or, to reproduce
+    published numbers, on ``test``."""
+    holdout: Fraction
+    """With ``val``, where the dataset has no such split: about which share of the train people is
+    held out to choose the epoch."""
+    keep_test_choice: bool
+    """Whether the weights that the test split would have chosen are kept beside, in ``by-test``."""
+    protocol: EvaluateParams | None
+    """How an epoch is ranked: as an evaluation does it, which the released code did; or null, by
+    features alone, which is quick."""
     training: TrainingParams
     """How to optimise."""
 
 
 def finetune(
-    images: Path,
     start: Path,
     section: FinetuneParams,
     run_folder: Path,
     device: torch.device,
     *,
     workers: int = 0,
-    batch: int = 64,
     checkpoint_seconds: float = 30.0,
     progress: Callable[[int, int, Row], None] | None = None,
 ) -> Path:
     """Fine-tune, from the start or from the run folder's running checkpoint.
 
     Args:
-        images: The dataset's ingested shards.
         start: The checkpoint to start from, usually pretraining's.
-        section: How.
+        section: On what, and how.
         run_folder: Belongs to this training alone.
         device: Where to compute.
         workers: Processes that prepare batches; changes no result.
-        batch: Pictures or captions a validation pass.
         checkpoint_seconds: Wall time between running checkpoints; changes no result.
         progress: Called with step, steps and the newest row of the curve.
 
@@ -97,12 +108,17 @@ def finetune(
         The finished checkpoint, a folder in ``run_folder``.
 
     Raises:
-        PedAlignError: No data, weights that do not fit, or a loss that is not finite.
+        PedAlignError: No data, nobody to choose the epoch, weights that do not fit, or a loss that
+            is not finite.
     """
+    images = location(section.images)
+    selection = plan_selection(
+        images, section.select, section.holdout, keep_test_choice=section.keep_test_choice
+    )
     tokenizer = load_tokenizer(start)
     model = starting_model(start, section)
     words = Words(tokenizer, model.config.max_tokens, section.cleaning)
-    pairs, pictures = read_pairs(images, split="train", identity="person")
+    pairs, pictures = read_pairs(images, split="train", identity="person", people=selection.trains)
     reading = model.config.reading
     preparation = Preparation(
         image=Recipe(
@@ -119,13 +135,21 @@ def finetune(
         trim=not (reading.pool_pads or reading.mask_pads),
     )
     plan = Plan(len(pairs), section.training.batch, section.training.epochs)
-    validate = None
-    if section.select == "val":
-        held_out = read_pairs(images, split="val", identity="person")
-        validate = partial(itc_rank1, model, words, *held_out, device, batch=batch)
+    judges = {judge: selection.read(images, judge) for judge in selection.judges}
+
+    def validate() -> dict[str, float]:
+        return {
+            judge: _rank1(model, words, *those, section.protocol, device)
+            for judge, those in judges.items()
+        }
+
     trained = train(
         FinetuneObjective(
-            model, eda_weight=section.eda_weight, label_smoothing=section.label_smoothing
+            model,
+            eda_weight=section.eda_weight,
+            label_smoothing=section.label_smoothing,
+            chunks=section.training.chunks,
+            micro_batch=section.training.micro_batch,
         ),
         model,
         partial(from_step, PairDataset(pairs, pictures, preparation), plan, workers),
@@ -134,7 +158,7 @@ def finetune(
         run_folder,
         device,
         name="finetune",
-        validate=validate,
+        validate=validate if judges else None,
         checkpoint_seconds=checkpoint_seconds,
         progress=progress,
     )
@@ -146,10 +170,43 @@ def finetune(
         "skipped": dict(pairs.skipped),
         "steps": plan.steps,
         "losses": summary(trained.rows),
-        "validation_r1": trained.scores,
-        "kept_epoch": trained.best_epoch or plan.epochs,
+        "selection": selection.record(
+            {judge: those[0] for judge, those in judges.items()},
+            trained.scores,
+            reranked=section.protocol is not None,
+        ),
     }
-    return save_checkpoint(run_folder / "finished", model, tokenizer, record, trained.rows)
+
+    def keep(folder: Path, choice: Choice) -> Path:
+        epoch = plan.epochs
+        if choice != "last" and trained.best:  # the first of several processes judges and writes
+            epoch = trained.best_epoch(choice)
+            model.load_state_dict(trained.best[choice])
+        chosen = {"chosen_on": choice, "kept_epoch": epoch}
+        return save_checkpoint(folder, model, tokenizer, {**record, **chosen}, trained.rows)
+
+    finished = keep(run_folder / "finished", selection.chosen_on)
+    if section.keep_test_choice:
+        keep(finished / BY_TEST, "test")
+    return finished
+
+
+def _rank1(
+    model: MRA,
+    words: Words,
+    pairs: Pairs,
+    pictures: Pictures,
+    protocol: EvaluateParams | None,
+    device: torch.device,
+) -> float:
+    """R@1 in percent, as the protocol ranks or by features alone.
+
+    Passes have a fixed size: another would change the last bits, and with them perhaps the choice.
+    """
+    if protocol is None:
+        return itc_rank1(model, words, pairs, pictures, device)
+    found = evaluate_model(model, words, pairs, pictures, protocol, device)
+    return float(found.metrics["R1"])
 
 
 def starting_model(start: Path, section: FinetuneParams) -> MRA:
@@ -178,10 +235,6 @@ def starting_model(start: Path, section: FinetuneParams) -> MRA:
     )
     torch.manual_seed(section.training.seed)
     fresh = MRA(replace(model.config, head=section.head, embed_dim=section.embed_dim))
-    kept = {
-        name: value
-        for name, value in model.state_dict().items()
-        if not name.startswith(("vision_proj.", "text_proj."))
-    }
+    kept = {name: value for name, value in model.state_dict().items() if not name.startswith(HEADS)}
     fresh.load_state_dict(kept, strict=False)
     return fresh

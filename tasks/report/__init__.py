@@ -2,9 +2,10 @@
 
 ``report`` reads the finished tables, curves and metrics and writes one folder: ``index.html`` (one
 file, nothing loaded from elsewhere), each of its figures as a PNG, and the cards of the dataset
-and of the model. Reading order: `tasks.report.gather` (the numbers), `tasks.report.illustrate`
-(which pictures), `tasks.report.sheets` and `tasks.report.figures` (how they are drawn),
-`tasks.report.page` and `tasks.report.cards` (how they are put together).
+and of the model. Reading order: `tasks.report.gather` (the numbers), `tasks.report.choices` (which
+epochs were kept), `tasks.report.illustrate` (which pictures), `tasks.report.sheets` and
+`tasks.report.figures` (how they are drawn), `tasks.report.page` and `tasks.report.cards` (how they
+are put together).
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from typing import TYPE_CHECKING
 
 from tasks.params import NonNegative, Positive, params
 from tasks.report import cards, illustrate, page
+from tasks.report.choices import Run
 from tasks.report.gather import Facts, Sources, gather
+from tasks.report.parts import Picture
 from tasks.shards import atomic_write
 
 if TYPE_CHECKING:
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
     from tasks.report.gap import Extractor
     from tasks.report.illustrate import DrawRegions
 
-__all__ = ["Facts", "ReportParams", "Sources", "report"]
+__all__ = ["Facts", "ReportParams", "Run", "Sources", "report"]
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +98,7 @@ def report(
     out.mkdir(parents=True, exist_ok=True)
     for section in sections:
         for part in section.parts:
-            if isinstance(part, page.Picture):
+            if isinstance(part, Picture):
                 atomic_write(out / part.file, part.data)
     atomic_write(out / "dataset_card.md", cards.dataset_card(facts).encode())
     atomic_write(out / "model_card.md", cards.model_card(facts).encode())

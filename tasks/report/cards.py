@@ -15,9 +15,11 @@ import jinja2
 import numpy as np
 from ruamel.yaml import YAML
 
+from tasks.report import choices
 from tasks.report.figures import number, smooth
-from tasks.report.gather import MEASURES, Facts, is_drawn
+from tasks.report.gather import Facts, is_drawn
 from tasks.report.page import notice
+from tasks.report.records import MEASURES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -161,7 +163,7 @@ def model_card(facts: Facts) -> str:
         "tags": ["text-based-person-retrieval", "image-text-retrieval", "domain-adaptation"],
         "metrics": ["recall"],
     }
-    if facts.evaluations:
+    if facts.fair:
         front["model-index"] = [{"name": "pedalign-mra", "results": _model_index(facts)}]
     curves = {curve.title: curve for curve in facts.curves}
     runs = []
@@ -188,6 +190,9 @@ def model_card(facts: Facts) -> str:
             )
             for name, e in facts.evaluations.items()
         ],
+        choices_header=choices.HEADER,
+        choices_text=choices.EXPLANATION,
+        choices=[[_cell(cell) for cell in row] for row in choices.rows(facts)],
         runs=runs,
         provenance=_provenance(facts),
         licence_note=_licence_note(facts),
@@ -318,5 +323,5 @@ def _model_index(facts: Facts) -> list[dict[str, Any]]:
                 for measure, value in entry.measures.items()
             ],
         }
-        for name, entry in facts.evaluations.items()
+        for name, entry in facts.fair.items()
     ]

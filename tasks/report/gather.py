@@ -7,7 +7,6 @@ absent, and then its part of the report is absent too.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import Counter
 from dataclasses import dataclass, field
@@ -20,7 +19,9 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
 from tasks.errors import PedAlignError
-from tasks.report.figures import Curve
+from tasks.report.choices import Chosen, Run, read_chosen, read_epochs
+from tasks.report.figures import Curve, Epochs
+from tasks.report.records import MEASURES, read_json, settings
 from tasks.schemas import OK
 from tasks.shards import MANIFEST, iter_tables, read_manifest
 
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _NOT_LOSSES = frozenset({"step", "lr", "epoch", "seconds"})
-MEASURES = ("R@1", "R@5", "R@10", "mAP", "mINP")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,19 +52,27 @@ class Sources:
     """Training run ("adapt", "pretrain", "finetune world-target") to its folder."""
     evaluations: tuple[Path, ...] = ()
     """Folders with metrics.json, cmc.csv and queries.parquet; the name is the folder's."""
+    runs: Mapping[str, Run] = field(default_factory=dict)
+    """Evaluation to what was evaluated, on what and how."""
     timings: Path | None = None
     """Folder of STAGE.json files."""
 
     @classmethod
-    def under(cls, data: Path, timings: Path | None = None, target: str | None = None) -> Sources:
+    def under(
+        cls,
+        data: Path,
+        timings: Path | None = None,
+        target: str | None = None,
+        runs: Mapping[str, Run] | None = None,
+    ) -> Sources:
         """Take whatever lies at the usual places below the data folder."""
 
         def table(name: str) -> Path | None:
             return data / name if (data / name / MANIFEST).exists() else None
 
-        runs = {"adapt": data / "checkpoints" / "dad", "pretrain": data / "checkpoints/pretrain"}
+        trained = {"adapt": data / "checkpoints" / "dad", "pretrain": data / "checkpoints/pretrain"}
         for folder in sorted((data / "checkpoints" / "finetune").glob("*")):
-            runs[f"finetune {folder.name}"] = folder
+            trained[f"finetune {folder.name}"] = folder
         ingested = tuple(p.parent for p in sorted((data / "ingested").glob(f"*/{MANIFEST}")))
         if target is None:
             named = [p.name for p in ingested if "target" in p.name]
@@ -77,8 +85,9 @@ class Sources:
             screened=table("screened"),
             captioned=table("captioned"),
             annotated=table("annotated"),
-            checkpoints={name: path for name, path in runs.items() if path.is_dir()},
+            checkpoints={name: path for name, path in trained.items() if path.is_dir()},
             evaluations=tuple(p.parent for p in metrics),
+            runs=runs or {},
             timings=timings,
         )
 
@@ -168,7 +177,11 @@ class Facts:
     splits: Mapping[str, SplitCheck]
     regions: Regions | None
     evaluations: Mapping[str, Evaluation]
+    chosen: Mapping[str, Chosen]
+    """Evaluation to how its checkpoint's epoch was chosen; those of no fine-tuning are absent."""
     curves: tuple[Curve, ...]
+    choosing: tuple[Epochs, ...]
+    """Of every fine-tuning that ranked its epochs: how well each did."""
     configs: Mapping[str, Mapping[str, Any]]
     timings: tuple[tuple[str, float, float | None], ...]
     outputs: Mapping[str, int]
@@ -178,6 +191,12 @@ class Facts:
     the timings, and not measured here: a report of the same outputs and timings is the same."""
     gap: DomainGap | None
     """Distances to the target before and after restyling."""
+
+    @property
+    def fair(self) -> Mapping[str, Evaluation]:
+        """Evaluations but those whose epoch was chosen on the test split: no headline is theirs."""
+        by_test = {name for name, chosen in self.chosen.items() if chosen.on == "test"}
+        return {name: e for name, e in self.evaluations.items() if name not in by_test}
 
     @property
     def drawn(self) -> tuple[str, ...]:
@@ -217,38 +236,26 @@ def gather(sources: Sources, gap: DomainGap | None = None) -> Facts:
         splits={path.name: check_splits(path) for path in sources.ingested},
         regions=_regions(sources.annotated) if sources.annotated else None,
         evaluations={path.name: read_evaluation(path) for path in sources.evaluations},
+        chosen={
+            path.name: chosen
+            for path in sources.evaluations
+            if path.name in sources.runs
+            and (chosen := read_chosen(sources.runs[path.name].checkpoint))
+        },
+        choosing=tuple(
+            epochs for name, path in runs.items() if (epochs := read_epochs(name, path))
+        ),
         curves=tuple(
             read_curve(name, path / "curve.csv")
             for name, path in runs.items()
             if (path / "curve.csv").exists()
         ),
-        configs={name: _settings(path) for name, path in runs.items()},
+        configs={name: settings(path) for name, path in runs.items()},
         timings=_timings(sources.timings),
         outputs={name: folder_size(path) for name, path in sources.outputs.items()},
         cache=_cache(sources.timings),
         gap=gap,
     )
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        body = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise PedAlignError(
-            f"{path}: not JSON ({error})",
-            "the file is written by this program",
-            "delete the folder it lies in and run dvc repro",
-        ) from error
-    return body if isinstance(body, dict) else {"value": body}
-
-
-def _settings(folder: Path) -> dict[str, Any]:
-    """A training run's settings: the model's config.json and, over it, training.json."""
-    settings: dict[str, Any] = {}
-    for name in ("config.json", "training.json"):
-        if (folder / name).exists():
-            settings |= _json(folder / name)
-    return settings
 
 
 def folder_size(folder: Path) -> int:
@@ -336,10 +343,14 @@ def read_evaluation(folder: Path) -> Evaluation:
     Raises:
         PedAlignError: A measure is no percentage.
     """
-    raw = _json(folder / "metrics.json")
+    raw = read_json(folder / "metrics.json")
     besides = {
         words: _measures(raw[name], folder)
-        for name, words in (("itc", "by features alone"), ("chance", "by chance"))
+        for name, words in (
+            ("itc", "by features alone"),
+            ("matching", "by the matching score alone"),
+            ("chance", "by chance"),
+        )
         if isinstance(raw.get(name), dict)
     }
     ranks, recall = np.empty(0), np.empty(0)
@@ -379,7 +390,7 @@ def read_curve(title: str, path: Path, most: int = 4000) -> Curve:
 def _timings(folder: Path | None) -> tuple[tuple[str, float, float | None], ...]:
     entries = []
     for path in sorted(folder.glob("*.json")) if folder else []:
-        body = _json(path)
+        body = read_json(path)
         if "seconds" not in body:
             log.warning("%s: no seconds; the stage is left out of the timings", path.name)
             continue
@@ -391,7 +402,7 @@ def _timings(folder: Path | None) -> tuple[tuple[str, float, float | None], ...]
 
 def _cache(timings: Path | None) -> dict[str, int] | None:
     """Read the disk use of ``.cache`` that the last stage recorded beside its time."""
-    bodies = [_json(path) for path in sorted(timings.glob("*.json"))] if timings else []
+    bodies = [read_json(path) for path in sorted(timings.glob("*.json"))] if timings else []
     told = [body for body in bodies if isinstance(body.get("cache"), dict)]
     last = max(told, key=lambda body: str(body.get("started", "")), default=None)
     return {str(k): int(v) for k, v in last["cache"].items()} if last else None

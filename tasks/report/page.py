@@ -1,26 +1,24 @@
 """The report as one HTML file: numbered figures and tables, nothing loaded from elsewhere.
 
-The page is built as plain data first (`Section`, `Picture`, `Grid`), so that what it says can be
+The page is built as plain data first (`tasks.report.parts`), so that what it says can be
 tested without reading HTML; `render` then fills template.html. Jinja escapes every text: captions
 come from datasets and may hold markup.
 """
 
 from __future__ import annotations
 
-import base64
-import io
 import itertools
 import math
-from dataclasses import dataclass, field
 from importlib import resources
 from typing import TYPE_CHECKING
 
 import jinja2
-from PIL import Image
 
 from tasks.disk import size_text
-from tasks.report import figures
-from tasks.report.gather import MEASURES, Facts
+from tasks.report import choices, figures
+from tasks.report.gather import Facts
+from tasks.report.parts import Grid, Picture, Section, Tile
+from tasks.report.records import MEASURES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,77 +28,6 @@ DRAWN_NOTICE = (
     "shown. The figures below measure that the pipeline works and how its stages compare on these "
     "drawings. They say nothing about photographs, and must not be set beside published results."
 )
-
-
-@dataclass
-class Picture:
-    """A figure: shown in the page and written beside it as a file."""
-
-    name: str
-    caption: str
-    data: bytes
-    narrow: bool = False
-    photos: bool = False
-    number: int = 0
-    is_picture: bool = True
-
-    @property
-    def file(self) -> str:
-        """Its file name."""
-        return f"{self.name}.png"
-
-    @property
-    def address(self) -> str:
-        """The picture as a data address: a sheet of pictures as JPEG, a quarter of the size."""
-        data, kind = self.data, "png"
-        if self.photos:
-            sink = io.BytesIO()
-            with Image.open(io.BytesIO(self.data)) as image:
-                image.convert("RGB").save(sink, "JPEG", quality=86, subsampling=0)
-            data, kind = sink.getvalue(), "jpeg"
-        return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width and height, pixels; the page reserves the room before the picture is decoded."""
-        with Image.open(io.BytesIO(self.data)) as image:
-            return image.size
-
-
-@dataclass
-class Grid:
-    """A table of text cells; ``text`` columns are left-aligned, ``best`` cells bold."""
-
-    caption: str
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    text: frozenset[int] = frozenset({0})
-    best: frozenset[tuple[int, int]] = frozenset()
-    narrow: bool = False
-    number: int = 0
-    is_picture: bool = False
-
-
-@dataclass
-class Section:
-    """A heading, one sentence and what is shown."""
-
-    title: str
-    lead: str
-    parts: list[Picture | Grid] = field(default_factory=list)
-
-    @property
-    def anchor(self) -> str:
-        """Its fragment in the page's address."""
-        return self.title.lower().replace(" ", "-")
-
-
-@dataclass(frozen=True)
-class Tile:
-    """A headline number."""
-
-    value: str
-    label: str
 
 
 def build(facts: Facts, pictures: Mapping[str, bytes]) -> list[Section]:
@@ -191,21 +118,26 @@ def _retrieval(facts: Facts, pictures: Mapping[str, bytes]) -> Section:
     header = ("evaluation", *MEASURES, "queries", "gallery")
     rows: list[Sequence[str]] = []
     best: set[tuple[int, int]] = set()
-    lines = []
+    lines: dict[str, int] = {}
     for name, entry in facts.evaluations.items():
-        lines.append(len(rows))
+        lines[name] = len(rows)
         counts = (f"{n:,}" if n is not None else "–" for n in (entry.queries, entry.gallery))
         rows.append((name, *_percent(entry.measures), *counts))
         rows += [(f"– {how}", *_percent(m), "", "") for how, m in entry.besides.items()]
     for column, measure in enumerate(MEASURES, start=1):
-        values = [entry.measures.get(measure, -1.0) for entry in facts.evaluations.values()]
-        if len(values) > 1 and max(values) >= 0:
-            best |= {(lines[n], column) for n, v in enumerate(values) if v == max(values)}
+        values = {name: entry.measures.get(measure, -1.0) for name, entry in facts.fair.items()}
+        if len(values) > 1 and (most := max(values.values())) >= 0:
+            best |= {(lines[name], column) for name, value in values.items() if value == most}
     text = (
         "Retrieval on the test split, percent, after re-ranking by the fusion encoder; the best "
-        "evaluation of each column is bold."
+        "evaluation of each column is bold"
     )
+    text += ", those chosen on the test split aside." if len(facts.fair) < len(lines) else "."
     section.parts.append(Grid(text, header, rows, best=frozenset(best)))
+    rows = choices.rows(facts)
+    if rows:
+        columns = frozenset({0, 1, 2})
+        section.parts.append(Grid(choices.EXPLANATION, choices.HEADER, rows, text=columns))
     curves = {n: (e.ranks, e.recall) for n, e in facts.evaluations.items() if len(e.ranks)}
     if curves:
         text = "Share of queries with a right picture among the first k (CMC)."
@@ -234,6 +166,14 @@ def _training(facts: Facts) -> Section:
             "behind is the learning rate."
         )
         section.parts.append(Picture("losses", text, figures.png(figures.loss_chart(facts.curves))))
+    if facts.choosing:
+        measures = " or ".join(dict.fromkeys(run.measure for run in facts.choosing))
+        text = (
+            f"How well every epoch of a fine-tuning ranks those who choose it ({measures}); a ring "
+            "marks an epoch whose weights are kept."
+        )
+        chart = figures.png(figures.epochs_chart(facts.choosing))
+        section.parts.append(Picture("epochs", text, chart, narrow=len(facts.choosing) == 1))
     return section
 
 
@@ -345,7 +285,7 @@ def tiles(facts: Facts) -> list[Tile]:
     """Headline numbers, at most six."""
     found = [
         Tile(f"{e.measures['R@1']:.1f} %", f"R@1, {name}")
-        for name, e in facts.evaluations.items()
+        for name, e in facts.fair.items()
         if "R@1" in e.measures
     ][:3]
     if facts.gap:

@@ -14,14 +14,16 @@ from tasks.params import check_section
 CPU = torch.device("cpu")
 
 
-def section(training=None, **changes) -> FinetuneParams:
+def section(images, training=None, **changes) -> FinetuneParams:
     body = {
+        "images": str(images),
         "image_size": [32, 16], "window_size": 2, "head": "stripes", "embed_dim": 8,
         "vision_dropout": 0.0, "drop_path": 0.1, "flip": 0.5, "erasing": 0.3, "cleaning": "raw",
         "label_smoothing": 0.2, "eda_weight": 0.8, "eda_alpha": 0.2, "synonyms": "table",
-        "select": "last",
+        "select": "last", "holdout": 0.0, "keep_test_choice": False, "protocol": None,
         "training": {
             "epochs": 2, "batch": 16, "learning_rate": 1e-3, "schedule": "step", "warmup": 0.1,
+            "chunks": 1, "micro_batch": 0, "floor": 0.0,
             "weight_decay": 0.01, "doubled": [r"encoder\.layers\.1", "itm_head"],
             "precision": "fp32", "seed": 3, **(training or {}),
         },
@@ -35,30 +37,31 @@ def weights(folder):
 
 
 def test_a_checkpoint_of_the_train_split(tmp_path, shards, start_folder):
-    folder = finetune(shards, start_folder, section(), tmp_path, CPU)
+    folder = finetune(start_folder, section(shards), tmp_path, CPU)
     record = json.loads((folder / "training.json").read_text())
     assert record["pairs"] == 54
     assert record["people"] == 14
     assert record["steps"] == 6
-    assert record["validation_r1"] == []
-    assert record["kept_epoch"] == 2
+    assert record["selection"]["scores"] == {}
+    assert (record["chosen_on"], record["kept_epoch"]) == ("last", 2)
     assert set(record["losses"]) == {"itc", "itm", "mlm", "itc_eda", "itm_eda", "loss"}
     before, after = weights(start_folder), weights(folder)
     assert any(not torch.equal(before[name], after[name]) for name in after)
 
 
 def test_without_eda_there_is_no_twin(tmp_path, shards, start_folder):
-    folder = finetune(shards, start_folder, section(eda_weight=0.0), tmp_path, CPU)
+    folder = finetune(start_folder, section(shards, eda_weight=0.0), tmp_path, CPU)
     record = json.loads((folder / "training.json").read_text())
     assert set(record["losses"]) == {"itc", "itm", "mlm", "loss"}
 
 
 def test_validation_keeps_the_first_best_epoch(tmp_path, shards, start_folder):
-    chosen = section(select="val", training={"epochs": 3})
-    folder = finetune(shards, start_folder, chosen, tmp_path, CPU)
+    chosen = section(shards, select="val", training={"epochs": 3})
+    folder = finetune(start_folder, chosen, tmp_path, CPU)
     record = json.loads((folder / "training.json").read_text())
-    scores = record["validation_r1"]
+    scores = record["selection"]["scores"]["val"]
     assert len(scores) == 3
+    assert record["chosen_on"] == "val"
     assert record["kept_epoch"] == scores.index(max(scores)) + 1
 
 
@@ -71,20 +74,18 @@ def test_killed_and_resumed_equals_undisturbed(tmp_path, shards, start_folder):
 
     for name in "ab":
         (tmp_path / name).mkdir()
-    chosen = section(select="val", training={"epochs": 4})
+    chosen = section(shards, select="val", training={"epochs": 4})
     with pytest.raises(KilledError):  # at step 10 of 12, within the last epoch
-        finetune(
-            shards, start_folder, chosen, tmp_path / "a", CPU, checkpoint_seconds=0, progress=kill
-        )
-    torn = finetune(shards, start_folder, chosen, tmp_path / "a", CPU)
-    whole = finetune(shards, start_folder, chosen, tmp_path / "b", CPU)
+        finetune(start_folder, chosen, tmp_path / "a", CPU, checkpoint_seconds=0, progress=kill)
+    torn = finetune(start_folder, chosen, tmp_path / "a", CPU)
+    whole = finetune(start_folder, chosen, tmp_path / "b", CPU)
     for name, value in weights(whole).items():
         assert torch.equal(value, weights(torn)[name]), name
     assert (torn / "training.json").read_bytes() == (whole / "training.json").read_bytes()
 
 
 def test_a_larger_picture_resizes_what_depends_on_it(shards, start_folder):
-    model = starting_model(start_folder, section(image_size=[64, 32], drop_path=0.3))
+    model = starting_model(start_folder, section(shards, image_size=[64, 32], drop_path=0.3))
     assert model.config.image_size == (64, 32)
     assert model.config.windows == (2, 2)
     assert model.config.drop_path == 0.3
@@ -93,9 +94,9 @@ def test_a_larger_picture_resizes_what_depends_on_it(shards, start_folder):
     assert feature.shape == (1, 8)
 
 
-def test_another_head_starts_afresh_and_the_rest_stays(start_folder):
+def test_another_head_starts_afresh_and_the_rest_stays(shards, start_folder):
     old = load_model(start_folder).state_dict()
-    model = starting_model(start_folder, section(head="token", embed_dim=4))
+    model = starting_model(start_folder, section(shards, head="token", embed_dim=4))
     new = model.state_dict()
     assert new["vision_proj.weight"].shape == (4, 16)
     kept = [name for name in old if not name.startswith(("vision_proj", "text_proj"))]
@@ -104,4 +105,4 @@ def test_another_head_starts_afresh_and_the_rest_stays(start_folder):
 
 def test_a_folder_without_a_model_is_an_error(tmp_path, shards, text_folder):
     with pytest.raises(PedAlignError, match="no retrieval model"):
-        finetune(shards, text_folder, section(), tmp_path, CPU)
+        finetune(text_folder, section(shards), tmp_path, CPU)
