@@ -35,7 +35,7 @@ from prefect.states import Completed, Failed
 from rich.console import Console
 from rich.table import Table
 
-from flows import faults, guard, liveness, mending, windows
+from flows import faults, guard, liveness, mending, supplies, windows
 from flows.stage import GROUP_VARIABLE, PARENT_VARIABLE, find_server
 from tasks.errors import PedAlignError
 from tasks.inputs import NOTHING
@@ -232,6 +232,8 @@ def main(arguments: list[str]) -> None:
     os.environ[GROUP_VARIABLE] = group
     command = arguments if arguments[:1] == ["exp"] else ["repro", *arguments]
     try:
+        if supplies.wants_everything(command):
+            supplies.check()
         for said in (*mending.mend(), *changed_datasets()):
             console.print(f"[yellow]{said}[/yellow]")
         with guard.start(), server() as url, temporary_settings({PREFECT_API_URL: url}):

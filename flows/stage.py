@@ -35,7 +35,7 @@ from prefect.flow_engine import run_flow
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 from prefect.states import Failed
 
-from flows import faults, guard, liveness, mending
+from flows import faults, guard, liveness, mending, supplies
 from flows.workers import server_for_workers, task_runner
 from tasks.disk import cache_use
 from tasks.locks import output_lock
@@ -70,6 +70,8 @@ def run(flow: Flow[..., Any], *outputs: Path, **arguments: Any) -> None:
     on_interrupt = _Interrupt(stage)
     signal.signal(signal.SIGINT, on_interrupt)
     try:
+        if "DVC_STAGE" in os.environ:
+            supplies.check_for_dvc()
         with ExitStack() as held:
             if url := find_server():
                 held.enter_context(temporary_settings({PREFECT_API_URL: url}))

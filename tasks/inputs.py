@@ -37,6 +37,8 @@ class Inputs:
     """Folder of the captioner; `NOTHING` where it comes from the hub or captions are kept."""
     detector: str
     """Folder of the open-set detector; `NOTHING` where it comes from the hub or is built in."""
+    parser: str
+    """Folder of the spaCy pipeline; `NOTHING` where it is an installed package or built in."""
     vision: str
     """Folder of the vision encoder's starting weights; `NOTHING` where they come from the hub."""
     text: str

@@ -4,8 +4,9 @@
 
 - ``restyle``: each picture through DaD image to image with its first caption as the prompt; the
   content stays, the look changes. One row ``<uid>.r0`` a picture.
-- ``generate``: the paper's way (PAPERS.md 1.2): every caption and its EDA versions, text to
-  image. Rows ``<uid>.g00``, ``<uid>.g01``, and so on.
+- ``generate``: the paper's way (PAPERS.md 1.2): every caption of the train split and its EDA
+  versions, text to image. Rows ``<uid>.g00``, ``<uid>.g01``, and so on. The other splits' captions
+  are what is evaluated on: their rows pass through as rejected ones.
 - ``none``: the source at the same size and compression, for comparison. Rows ``<uid>.r0``.
 
 What is unusual: batches are cut inside a shard and the last one is padded, so that a resumed
@@ -50,6 +51,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+TRAIN = "train"
+"""The split whose captions become prompts."""
 NO_BASE = "none"
 """``base_revision`` of rows that no diffusion model has touched."""
 
@@ -164,7 +167,7 @@ def plan_rows(
     """List the rows to be made and those that pass through as rejected.
 
     Args:
-        rows: Columns uid, status, image and captions of the input, in uid order.
+        rows: Columns uid, split, status, image and captions of the input, in uid order.
         section: The mode and, for ``generate``, EDA.
 
     Returns:
@@ -175,9 +178,8 @@ def plan_rows(
     for index, row in enumerate(rows):
         captions = [caption for caption in row["captions"] if caption.strip()]
         if section.mode == "generate":
-            made = _expand(row["uid"], index, captions, section)
-            if row["status"] == OK and made:
-                wanted += made
+            if row["status"] == OK and row["split"] == TRAIN and captions:
+                wanted += _expand(row["uid"], index, captions, section)
             else:
                 refused.append(_Item(f"{row['uid']}.g00", index, "", None, list(row["captions"])))
             continue
@@ -204,9 +206,11 @@ def _expand(uid: str, index: int, captions: list[str], section: RestyleParams) -
     ]
 
 
-def _reason(row: dict[str, Any]) -> str:
+def _reason(row: dict[str, Any], section: RestyleParams) -> str:
     if row["status"] != OK:
         return str(row["error"])
+    if section.mode == "generate" and row["split"] != TRAIN:
+        return f"other-split: captions of {row['split']} are no prompts"
     if not row["image"]:
         return "empty: a row with status ok holds no picture"
     return "no-caption: there is nothing to make a prompt of"
@@ -246,11 +250,11 @@ def restyle_table(
             "modes restyle and generate need a base",
             "pass the restyler that open_restyler gives",
         )
-    rows = table.select(["uid", "status", "error", "image", "captions"]).to_pylist()
+    rows = table.select(["uid", "split", "status", "error", "image", "captions"]).to_pylist()
     wanted, refused = plan_rows(rows, section)
     words = _Words(restyler, [item.prompt for item in wanted])
     pictures: dict[str, bytes] = {}
-    errors = {item.uid: _reason(rows[item.parent]) for item in refused}
+    errors = {item.uid: _reason(rows[item.parent], section) for item in refused}
     pending: list[tuple[list[_Item], Future[list[bytes]]]] = []
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
         source = _read_ahead(reader, wanted, rows, section, size, batch)

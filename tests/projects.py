@@ -53,8 +53,8 @@ class Project:
 
     # ------------------------------------------------------------------ where it comes from
 
-    def create(self, port: int) -> None:
-        """Copy this checkout's code, with the micro profile, into a new repository."""
+    def create(self, port: int, profile: str = "micro") -> None:
+        """Copy this checkout's code, with a profile, into a new repository."""
         for name in CODE:
             shutil.copytree(
                 ROOT / name, self.folder / name, ignore=shutil.ignore_patterns("__pycache__")
@@ -62,7 +62,7 @@ class Project:
         (self.folder / "data").mkdir()
         for name in FILES:
             shutil.copy(ROOT / name, self.folder / name)
-        shutil.copy(ROOT / "profiles" / "micro.yaml", self.folder / "params.yaml")
+        shutil.copy(ROOT / "profiles" / f"{profile}.yaml", self.folder / "params.yaml")
         (self.folder / "runtime.yaml").write_text(f"port: {port}\n")
         self.call("git", "init", "-q", "-b", "main")
         self.call("dvc", "init", "-q")

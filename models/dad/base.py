@@ -157,9 +157,14 @@ def load_base(name: str, device: torch.device | str = "cpu", precision: Precisio
     unet = UNet2DConditionModel.from_pretrained(
         path, subfolder="unet", torch_dtype=torch.float32, **safe
     )
-    text_encoder = CLIPTextModel.from_pretrained(
-        path, subfolder="text_encoder", dtype=torch.float32, **safe
+    text_encoder, found = CLIPTextModel.from_pretrained(
+        path, subfolder="text_encoder", dtype=torch.float32, output_loading_info=True, **safe
     )
+    if missing := sorted(found["missing_keys"]):  # transformers would leave them at random
+        raise ValueError(
+            f"{name}: text_encoder lacks {len(missing)} tensors, e.g. {missing[:2]}; a base is "
+            "complete; download it again"
+        )
     tokenizer = CLIPTokenizer.from_pretrained(path, subfolder="tokenizer", **options)
     scheduler = DDPMScheduler.from_pretrained(path, subfolder="scheduler", **options)
     for network in (vae, unet, text_encoder):

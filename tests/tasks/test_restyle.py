@@ -169,6 +169,16 @@ def test_generate_makes_every_caption_and_its_variants():
     assert made[-1]["error"].startswith("no-caption")
 
 
+def test_generate_takes_no_prompt_from_the_splits_that_are_evaluated():
+    section = dataclasses.replace(PARAMS, mode="generate")
+    table = changed(changed(source(3), 0, split="val"), 1, split="test")
+    made = restyle_table(table, Stub(), section, SIZE, batch=4).to_pylist()
+    assert [row["split"] for row in made] == ["val", "test", *["train"] * 8]
+    assert [row["status"] for row in made] == ["rejected"] * 2 + ["ok"] * 8
+    assert {row["error"].split(":")[0] for row in made[:2]} == {"other-split"}
+    assert all(row["image"] is None for row in made[:2])
+
+
 def test_generate_expands_as_published():
     # 20 prompts a caption (PAPERS.md 1.2): 68,126 captions give 1,362,520 pictures.
     section = dataclasses.replace(PARAMS, mode="generate", variants=20)
