@@ -21,7 +21,7 @@ from torch import Tensor
 from models.mra import MRA
 from models.mra.checkpoint import TIED, load_state
 from models.mra.losses import contrastive_loss
-from models.mra.objectives import INNER_BETA, PretrainObjective
+from models.mra.objectives import PretrainObjective
 from models.mra.released import (
     DERIVED,
     check_derived,
@@ -223,7 +223,7 @@ def objective_results(golden: Golden) -> dict[str, Tensor]:
         with torch.no_grad():
             once = PretrainObjective(golden.model, region_weight=1.0, label_smoothing=smoothing)
             unweighted = once(batch)
-        found["region"] = INNER_BETA * (unweighted["rpc"] + unweighted["rpm"])
+        found["region"] = unweighted["rpc"] + unweighted["rpm"]
     named = {f"obj.loss_{name}": loss.detach() for name, loss in found.items()}
     return {**named, "obj.total": losses["loss"].detach()}
 
