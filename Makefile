@@ -24,7 +24,7 @@ ui: setup ## Start the Prefect server; with it up, `dvc repro` shows there
 	PREFECT_SERVER_API_PORT=$$($(BIN)/python -c 'from tasks.runtime import runtime; print(runtime().port)') $(BIN)/prefect server start
 
 test: setup ## Run the tests, those with real DVC included
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest
 
 lint: setup ## Check style and types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -1,6 +1,7 @@
 """Re-ranking beside the released order of work: time, operations, memory.
 
     python -m benchmarks.reranking [--small] [--queries 16] [--candidates 24] [--gallery 24]
+                                   [--same-products]
 
 The paper's model at 384x256 (97 image tokens of 1,024; random weights) judges the candidates of
 queries with captions as long as CUHK-PEDES's. Both sides, `tasks.ranking.rerank` and
@@ -96,9 +97,16 @@ def main() -> None:
     parser.add_argument("--batch", type=int, help="pairs a pass of the fast side")
     parser.add_argument("--rounds", type=int, help="timed passes; default 1 on a CPU, 5 on a GPU")
     parser.add_argument("--attention", choices=("sdpa", "softmax"), default="sdpa")
+    parser.add_argument(
+        "--same-products",
+        action="store_true",
+        help="without oneDNN (models.linear), so that both sides multiply by the same routine",
+    )
     machine_options(parser)
     options = parser.parse_args()
     device = use_machine(options)
+    if options.same_products:
+        torch.backends.mkldnn.set_flags(False)
     on_gpu = device.type == "cuda"
     queries = options.queries or (128 if on_gpu else 16)
     candidates = options.candidates or (512 if on_gpu else 24)
