@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -27,10 +28,16 @@ def read_released(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         raise PedAlignError(
-            f"{file}: not only tensors and plain values ({str(error).splitlines()[0]})",
+            f"{file}: not only tensors and plain values ({_foreign(error)})",
             "unpickling anything else could run code, so it is refused",
             "where the file comes from and is trusted, save its weights alone: "
             'torch.save({"model": torch.load(FILE)["model"]}, NEW)',
+        ) from error
+    except FileNotFoundError as error:
+        raise PedAlignError(
+            f"{file}: no such file",
+            "a released checkpoint is a file that torch.save wrote",
+            "correct the path",
         ) from error
     except (OSError, RuntimeError, EOFError, ValueError) as error:
         raise PedAlignError(
@@ -62,3 +69,9 @@ def require_absent(path: Path) -> None:
         raise PedAlignError(
             f"{path}: exists", "nothing is overwritten", "name a new path, or remove this one"
         )
+
+
+def _foreign(error: UnpicklingError) -> str:
+    """What a file holds besides; torch's own message goes on to advise unpickling it all."""
+    found = re.search(r"GLOBAL (\S+)", str(error))
+    return f"it names {found[1]}" if found else "it cannot be read as such"

@@ -234,10 +234,7 @@ def _own_size(
     Raises:
         PedAlignError: Masks and config differ, or nothing tells.
     """
-    named: tuple[int, int] | None = None
-    if "image_res" in settings or {"h", "w"} <= settings.keys():
-        square = settings.get("image_res")
-        named = (int(settings.get("h", square)), int(settings.get("w", square)))
+    named = _named_size(file, settings)
     if image_size is None and None not in (named, swin.image_size) and named != swin.image_size:
         raise PedAlignError(
             f"{file}: config with image size {named}, masks of shifted windows with "
@@ -253,6 +250,26 @@ def _own_size(
             "give --image-size H W, the height and width that the model was trained at",
         )
     return size
+
+
+def _named_size(file: Path, settings: Mapping[str, Any]) -> tuple[int, int] | None:
+    """The image size that a config names: ``h`` and ``w``, and ``image_res`` for what they leave.
+
+    Raises:
+        PedAlignError: It names something else.
+    """
+    if "image_res" not in settings and not {"h", "w"} <= settings.keys():
+        return None
+    both: Any = settings.get("image_res")
+    sides: list[Any] = list(both) if isinstance(both, list | tuple) else [both, both]
+    sides = [settings.get(key, side) for key, side in zip("hw", sides, strict=False)]
+    if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
+        raise PedAlignError(
+            f"{file}: config with image size {sides}",
+            "h and w, or image_res, are height and width in pixels",
+            "correct the config in the file: torch.load it, change it, torch.save it",
+        )
+    return sides[0], sides[1]
 
 
 def _mapping(settings: Mapping[str, Any], key: str) -> dict[str, Any]:

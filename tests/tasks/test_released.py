@@ -208,6 +208,22 @@ def test_the_config_tells_where_no_mask_does(tmp_path, vocab):
     assert found.derived == []
 
 
+def test_a_config_may_name_both_sides_at_once(tmp_path, vocab):
+    bare = without(released(), "attn_mask", "relative_position_index", "position_ids")
+    file = save(tmp_path / "a.pth", {"model": bare, "config": {"image_res": [64, 32]}})
+    assert import_released(file, tmp_path / "out", vocab, text_heads=3).config.image_size == (
+        64,
+        32,
+    )
+
+
+@pytest.mark.parametrize("named", ["large", [64], None, 0])
+def test_an_image_size_that_is_none_is_an_error(tmp_path, vocab, named):
+    file = save(tmp_path / "a.pth", {"model": released(), "config": {"image_res": named}})
+    with pytest.raises(PedAlignError, match="height and width in pixels"):
+        import_released(file, tmp_path / "out", vocab, text_heads=3)
+
+
 def test_an_option_tells_where_nothing_does(tmp_path, vocab):
     file = save(tmp_path / "a.pth", without(released(), "attn_mask"))
     with pytest.raises(PedAlignError, match="--image-size"):

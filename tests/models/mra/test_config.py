@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -113,9 +114,9 @@ def test_a_reading_by_name_or_as_a_named_one_with_changes() -> None:
         ({"like": "paper", "score_processes": 0}, "a whole number from 1 on"),
     ],
 )
-def test_an_impossible_reading_names_the_remedy(wrong: object, message: str) -> None:
+def test_an_impossible_reading_names_the_remedy(wrong: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        reading_of(wrong)  # type: ignore[arg-type]
+        reading_of(wrong)
 
 
 def test_readings_differ_in_every_field_but_the_one_that_both_leave_off() -> None:
