@@ -1,13 +1,15 @@
-"""Stage `adapt`: train the DaD ControlNet on the target's train split.
+"""Stage `adapt`: train DaD, the target's look, on the target's train split.
 
-In: the target's shards. Out: ``data/checkpoints/dad``: the ControlNet, the sample sheet that shows
-what it learned, and the loss curve. A killed training goes on from its running checkpoint. Alone:
-``python -m flows.adapt``.
+In: the target's shards. Out: ``data/checkpoints/dad``: the adapter (a ControlNet or a LoRA), the
+target's statistics, the sample sheet that shows what it learned, and the loss curve. The sheet is
+shown on the run's page whenever it has a new row. A killed training goes on from its running
+checkpoint. Alone: ``python -m flows.adapt``.
 """
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -27,9 +29,10 @@ from tasks.inputs import Inputs
 from tasks.params import read_section
 from tasks.provenance import computation_key
 from tasks.runtime import device, runtime
-from tasks.shards import iter_tables, location, read_manifest
+from tasks.shards import location, read_manifest
 
 OUT = Path("data/checkpoints/dad")
+CAPTION = "Target; below it the same captions from fixed seeds, as training goes on"
 
 
 def train(
@@ -48,7 +51,7 @@ def train(
             progress(step, steps, {"loss": loss})
 
     result = train_dad(
-        iter_tables(target),
+        target,
         diffusion,
         section,
         run_folder,
@@ -62,10 +65,30 @@ def train(
     return result.folder
 
 
+class Window:
+    """The bar in the UI, and the sample sheet beside it as soon as it has a new row."""
+
+    def __init__(self, sheet: Path) -> None:
+        """Begin; the sheet may be there from an earlier try."""
+        self.sheet, self.steps = sheet, windows.Steps("adapt")
+        self.shown = self._state()
+
+    def _state(self) -> int:
+        return self.sheet.stat().st_mtime_ns if self.sheet.exists() else 0
+
+    def show(self, step: int, steps: int, row: Mapping[str, float]) -> None:
+        """Show a step."""
+        self.steps.show(step, steps, row)
+        if (state := self._state()) != self.shown:
+            self.shown = state
+            with Image.open(self.sheet) as sheet:
+                windows.picture("dad-samples", sheet, CAPTION)
+
+
 def make(run_folder: Path, target: Path, diffusion: DiffusionParams, section: AdaptParams) -> Path:
-    """Train, with a bar in the UI."""
+    """Train, with a bar and the sample sheet in the UI."""
     call = partial(train, run_folder, target, diffusion, section, runtime().checkpoint_seconds)
-    return train_together(call, windows.Steps("adapt").show)
+    return train_together(call, Window(run_folder / "samples" / "sheet.png").show)
 
 
 @flow
@@ -83,11 +106,7 @@ def adapt() -> None:
     )
     have_training(key, OUT, partial(make, target=target, diffusion=diffusion, section=section))
     windows.losses("adapt", OUT)
-    windows.picture(
-        "dad-samples",
-        Image.open(OUT / "samples.png"),
-        "Target; then fixed prompts and seeds before, halfway through and after training",
-    )
+    windows.picture("dad-samples", Image.open(OUT / "samples.png"), CAPTION)
 
 
 if __name__ == "__main__":

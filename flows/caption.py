@@ -27,14 +27,15 @@ OUT = Path("data/captioned")
 
 
 @once_a_worker
-def _captioner(section: CaptionParams) -> Captioner | None:
-    return load_captioner(section, device())
+def _captioner(model: str) -> Captioner:
+    return load_captioner(model, device())
 
 
 def describe(name: str, section: CaptionParams) -> pa.Table:
     """Caption the images of one shard."""
     images = join_side(read_named(IMAGES, name), read_named(SCREENED, name))
-    return caption_table(images, _captioner(section), section)
+    captioner = _captioner(section.model) if section.method == "captioner" else None
+    return caption_table(images, captioner, section)
 
 
 @flow

@@ -42,7 +42,7 @@ LOWER = {
     "pretrain": "pretrain.training.batch in params.yaml",
     "finetune": "finetune.datasets.{key}.training.batch in params.yaml",
     "evaluate": "batch_size in runtime.yaml",
-    "report": "report.gap_images in params.yaml",
+    "gap": "gap.pictures in params.yaml",
     "ingest": "ingest.datasets.{key}.shard_rows in params.yaml",
 }
 FAILED = "Finished in state Failed("  # as Prefect words it

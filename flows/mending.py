@@ -14,6 +14,7 @@ DVC would put the same bytes back.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import sys
 from pathlib import Path
@@ -26,14 +27,26 @@ from tasks.shards import atomic_write
 LOCK = Path("dvc.lock")
 WHOLE = Path(".dvc/tmp/dvc.lock.whole")
 """The copy: in each workspace's own scratch folder, so that experiments keep theirs apart."""
+PROJECT_LOCK = Path(".dvc/tmp/lock")
+"""What DVC holds (by flock) where it reads or writes dvc.lock, and not while a stage runs."""
 RUNS = Path(".dvc/cache/runs")
 OBJECTS = Path(".dvc/cache/files/md5")
 DATA = Path("data")
 
 
 def keep_lock() -> None:
-    """Copy dvc.lock. For a stage that DVC started: DVC has just read the file, so it is whole."""
-    if LOCK.exists() and WHOLE.parent.exists():
+    """Copy dvc.lock. For a stage that DVC started: DVC has just read the file, so it is whole.
+
+    Unless another DVC writes it just now, for a stage that runs beside this one; it holds the
+    project's lock then, and the older copy stays.
+    """
+    if not (LOCK.exists() and WHOLE.parent.exists()):
+        return
+    with PROJECT_LOCK.open("ab") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return
         atomic_write(WHOLE, LOCK.read_bytes())
 
 

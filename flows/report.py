@@ -12,13 +12,12 @@ from prefect import flow
 
 from flows import windows
 from flows.stage import run
-from tasks.inputs import Inputs, optional
+from tasks.inputs import Inputs
 from tasks.overlays import draw_regions
 from tasks.params import PARAMS_FILE, read_section, read_yaml
 from tasks.report import ReportParams, Run, Sources
 from tasks.report import report as write
-from tasks.report.gap import SwinExtractor
-from tasks.runtime import cache_root, device
+from tasks.runtime import cache_root
 
 OUT = Path("data/reports/report")
 
@@ -40,9 +39,7 @@ def report() -> None:
         target=Path(inputs.adapt).name,
         runs={name: evaluated(**entry) for name, entry in entries.items()},
     )
-    vision = optional(inputs.vision)
-    extractor = SwinExtractor.load(vision, device()) if vision else None
-    write(section, sources, OUT, draw_regions=draw_regions, extractor=extractor)
+    write(section, sources, OUT, draw_regions=draw_regions)
     for path in sorted(OUT.glob("*.png")):
         with Image.open(path) as picture:
             picture.thumbnail((1600, 1600))

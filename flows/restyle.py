@@ -1,6 +1,6 @@
 """Stage `restyle`: source images in the target's look, straight to Parquet.
 
-In: source shards (with ``mode: generate`` the target's) and the DaD ControlNet. Out:
+In: source shards (with ``mode: generate`` the target's) and the DaD adapter. Out:
 ``data/restyled``. Before/after sheets show on the run's page. Alone: ``python -m flows.restyle``.
 """
 
@@ -13,16 +13,16 @@ import pyarrow as pa
 from prefect import flow
 
 from flows import windows
-from flows.shards import ShardJob, ShardWork, compute_shards, once_a_worker, shard_store
+from flows.shards import ShardJob, ShardWork, compute_shards, once_a_device, shard_store
 from flows.stage import run
-from models.dad.restyler import Restyler
 from tasks.diffusion import DiffusionParams, base_revision
 from tasks.eda import lexicon_revision
 from tasks.images import decode
 from tasks.inputs import Inputs, optional
 from tasks.params import read_section
 from tasks.provenance import computation_key, folder_digest
-from tasks.restyle import RestyleParams, open_restyler, restyle_table
+from tasks.renderer import Renderer, needs_model, open_renderer
+from tasks.restyle import RestyleParams, restyle_table
 from tasks.runtime import device, runtime
 from tasks.shards import location, read_manifest, read_named
 
@@ -30,11 +30,9 @@ OUT = Path("data/restyled")
 SHEET_IMAGES = 10
 
 
-@once_a_worker
-def _restyler(
-    diffusion: DiffusionParams, section: RestyleParams, dad: Path | None
-) -> Restyler | None:
-    return open_restyler(diffusion, section, dad, device())
+@once_a_device
+def _renderer(diffusion: DiffusionParams, dad: Path | None, model: bool) -> Renderer:
+    return open_renderer(diffusion, dad, device(), model=model, compiled=runtime().compile)
 
 
 def redraw(
@@ -45,13 +43,9 @@ def redraw(
     dad: Path | None,
 ) -> pa.Table:
     """Restyle one shard."""
-    return restyle_table(
-        read_named(images, name),
-        _restyler(diffusion, section, dad),
-        section,
-        diffusion.size,
-        batch=runtime().batch_size,
-    )
+    renderer = _renderer(diffusion, dad, needs_model(section))
+    arm = renderer.arm(section)
+    return restyle_table(read_named(images, name), arm, batch=runtime().batch_size)
 
 
 @flow
@@ -61,7 +55,7 @@ def restyle() -> None:
     diffusion = read_section(DiffusionParams, "diffusion")
     inputs = read_section(Inputs, "inputs")
     images, dad = location(inputs.restyle), optional(inputs.dad)
-    revisions = {} if section.mode == "none" else {"base": base_revision(diffusion)}
+    revisions = {"base": base_revision(diffusion)} if needs_model(section) else {}
     if dad is not None and section.mode != "none":
         revisions["dad"] = folder_digest(dad)
     if section.mode == "generate":

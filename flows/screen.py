@@ -1,7 +1,7 @@
 """Stage `screen`: a decision and a reason for every restyled image.
 
-In: ``data/restyled``. Out: ``data/screened``, one row an image. Shards are judged one by one and
-stored; near-duplicates are a question to the whole set, asked last. Alone:
+In: ``data/restyled``. Out: ``data/screened``, one row an image. Shards are measured one by one and
+stored; the rules, and near-duplicates as a question to the whole set, come last. Alone:
 ``python -m flows.screen``.
 """
 
@@ -16,12 +16,11 @@ from prefect import flow
 from flows import windows
 from flows.shards import ShardJob, ShardWork, compute_shards, once_a_worker, shard_store
 from flows.stage import run
-from models.poser import Poser
+from tasks.instruments import Instruments, load_instruments, measure_table
 from tasks.params import read_section
 from tasks.provenance import computation_key, model_revision
-from tasks.runtime import device
-from tasks.schemas import OK
-from tasks.screen import ScreenParams, load_poser, mark_repeats, repeated, screen_table
+from tasks.runtime import cache_root, device
+from tasks.screen import ScreenParams, judge_table, repeated
 from tasks.shards import read_manifest, read_named, write_folder
 
 IMAGES = Path("data/restyled")
@@ -29,20 +28,20 @@ OUT = Path("data/screened")
 
 
 @once_a_worker
-def _poser(section: ScreenParams) -> Poser | None:
-    return load_poser(section, device())
+def _instruments(section: ScreenParams) -> Instruments:
+    return load_instruments(section, device())
 
 
-def judge(name: str, section: ScreenParams) -> pa.Table:
-    """Judge the images of one shard."""
-    return screen_table(read_named(IMAGES, name), _poser(section), section)
+def measure(name: str, section: ScreenParams) -> pa.Table:
+    """Look at the images of one shard."""
+    return measure_table(read_named(IMAGES, name), _instruments(section))
 
 
 @flow
 def screen() -> None:
-    """Judge every shard, mark near-duplicates over all of them, publish."""
+    """Measure every shard, mark near-duplicates over all of them, publish the decisions."""
     section = read_section(ScreenParams, "screen")
-    revisions = {} if section.poser == "none" else {"poser": model_revision(section.poser)}
+    revisions = {part: model_revision(name) for part, name in section.models.items()}
     shards = read_manifest(IMAGES).shards
     jobs = [
         ShardJob(
@@ -50,19 +49,20 @@ def screen() -> None:
             computation_key(
                 "screen",
                 inputs=[shard.digest],
-                params=section,
+                params=section.measuring,
                 revisions=revisions,
                 device=device().type,
             ),
         )
         for shard in shards
     ]
-    entries = compute_shards(jobs, ShardWork("screen", "judged", partial(judge, section=section)))
+    work = ShardWork("screen", "measured", partial(measure, section=section))
+    entries = compute_shards(jobs, work)
     store = shard_store()
-    repeats = repeated((store.read(key) for key, _, _ in entries), section)
-    manifest = write_folder(
+    repeats = repeated((store.read(key) for key, _, _ in entries), section, cache_root(), device())
+    write_folder(
         OUT,
-        (mark_repeats(store.read(key), repeats) for key, _, _ in entries),
+        (judge_table(store.read(key), section, repeats) for key, _, _ in entries),
         "screened",
         # `entries`: what the shards were made of, so that `pedalign gc` keeps it.
         {
@@ -72,8 +72,7 @@ def screen() -> None:
         },
         names=[name for _, name, _ in entries],
     )
-    rows = [{"reason": reason, "images": count} for reason, count in manifest.counts.items()]
-    windows.table("screened", rows, f"{manifest.counts.get(OK, 0)} of {manifest.rows} images kept")
+    windows.rejects(IMAGES, OUT)
 
 
 if __name__ == "__main__":

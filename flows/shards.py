@@ -25,7 +25,7 @@ from flows import windows
 from flows.workers import Workplace, surroundings
 from tasks.locks import training
 from tasks.provenance import imported_libraries
-from tasks.runtime import cache_root, runtime
+from tasks.runtime import cache_root, device, runtime
 from tasks.shards import ShardRecord, atomic_write
 from tasks.store import ShardStore, TrainingStore
 
@@ -91,6 +91,26 @@ def once_a_worker(load: Callable[P, T]) -> Callable[P, T]:
             with loading:
                 models[key] = load(*args, **kwargs)
         return models[key]
+
+    return loaded
+
+
+def once_a_device(load: Callable[P, T]) -> Callable[P, T]:
+    """Load models once for every device, for all worker threads that compute on it.
+
+    For models that several threads may use at once. Two workers of one GPU then hold its memory
+    once, and while one writes its shard the other's batches keep the GPU busy.
+    """
+    models: dict[Any, T] = {}
+    loading = threading.Lock()
+
+    @functools.wraps(load)
+    def loaded(*args: P.args, **kwargs: P.kwargs) -> T:
+        key = (str(device()), args, tuple(sorted(kwargs.items())))
+        with loading:
+            if key not in models:
+                models[key] = load(*args, **kwargs)
+            return models[key]
 
     return loaded
 

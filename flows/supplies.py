@@ -23,6 +23,9 @@ from tasks.params import PARAMS_FILE, read_yaml
 MODELS = {
     "base": "diffusion.base",
     "poser": "screen.poser",
+    "people": "screen.people",
+    "embedder": "screen.embedder",
+    "judge": "gap.judge.features",
     "captioner": "caption.model",
     "detector": "annotate.proposer",
     "parser": "annotate.parser",
@@ -66,10 +69,12 @@ def lacking(params: Mapping[str, Any]) -> Iterator[str]:
         path = params.get("inputs", {}).get(part, NOTHING)
         if path != NOTHING and "://" not in path and (fault := _fault(Path(path))):
             yield f"{path} (inputs.{part}: {fault}{_pull(path)})"
-        section, key = parameter.split(".")
-        named = params.get(section, {}).get(key, "")
+        named: Any = params
+        for key in parameter.split("."):
+            named = named.get(key, {})
         # A hub name is legal, and so is a word such as `embedded`; a path into data is neither.
-        if named != path and named.startswith("data/") and (fault := _fault(Path(named))):
+        inside = isinstance(named, str) and named.startswith("data/")
+        if named != path and inside and (fault := _fault(Path(named))):
             yield f"{named} ({parameter}: {fault}{_pull(named)})"
 
 

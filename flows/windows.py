@@ -126,6 +126,18 @@ def table(key: str, rows: Sequence[dict[str, Any]], caption: str) -> None:
 
 
 @_shown
+def rejects(images: Path, screened: Path) -> None:
+    """Show what screening refused: counts by reason beside the paper's, and examples of each."""
+    from tasks.report.rejects import reject_sheet, tally  # the fonts take half a second
+
+    counts = tally(screened)
+    table("screened", counts.table(), counts.beside_paper())
+    drawn = reject_sheet(images, screened)
+    if drawn is not None:
+        picture("rejects", drawn, counts.beside_paper())
+
+
+@_shown
 def losses(stage: str, output: Path) -> None:
     """Show a training's loss curve, from its ``curve.csv``."""
     from tasks.report.figures import loss_chart, png  # matplotlib takes a second
@@ -133,6 +145,19 @@ def losses(stage: str, output: Path) -> None:
 
     drawn = png(loss_chart([read_curve(stage, output / "curve.csv")]), dpi=100)
     picture(f"{stage}-losses", Image.open(io.BytesIO(drawn)), f"Losses of {stage} over its steps")
+
+
+@_shown
+def gap(folder: Path) -> None:
+    """Show the arms that a gap was measured of: their sheet, their figures, the curve."""
+    from tasks.report import gap as drawn
+
+    found = drawn.read_gap(folder)
+    if found is None or not found.arms:
+        return
+    table("gap", drawn.rows(found), "Share of the gap that is left, and of the content, by arm")
+    for name, image, caption in drawn.pictures(found):
+        picture(f"gap-{name}", image, caption)
 
 
 @_shown

@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import numpy as np
 import torch
 
+from models.loading import load_model, load_processor
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
@@ -181,13 +183,19 @@ class GroundingDino:
             box_threshold: See the class.
             text_threshold: See the class.
             batch_size: Images a forward pass.
+
+        Raises:
+            ValueError: The name holds no whole Grounding DINO with its processor.
         """
         from transformers import AutoProcessor, GroundingDinoForObjectDetection
 
-        model = GroundingDinoForObjectDetection.from_pretrained(
-            name, revision=revision, use_safetensors=True
-        )
-        processor = AutoProcessor.from_pretrained(name, revision=revision)
+        words: Any = {
+            "what": "detector",
+            "remedy": "name IDEA-Research/grounding-dino-base or embedded",
+            "revision": revision,
+        }
+        model = load_model(GroundingDinoForObjectDetection, name, **words)
+        processor = load_processor(AutoProcessor, name, **words)
         return cls(
             model.to(device),
             processor,

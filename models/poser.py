@@ -5,13 +5,16 @@ stage reads from them whether a generated person is whole. `VitPosePoser` loads 
 `VitPoseForPoseEstimation` of transformers by hub name or folder; the shipped tiny one is the same
 class with a small backbone.
 
-Unusual: a pedestrian crop is its own person box, so there is no detector here, and the affine
-crop and the sub-pixel decoding (DARK: Zhang et al., CVPR 2020; unbiased coordinates: Huang et
-al., CVPR 2020) are written for whole batches on the model's device. transformers' processor does
-both one image and one keypoint at a time with scipy on the CPU; a test holds the two equal.
+Unusual: the affine crop and the sub-pixel decoding (DARK: Zhang et al., CVPR 2020; unbiased
+coordinates: Huang et al., CVPR 2020) are written for whole batches on the model's device;
+transformers' processor does both one image and one keypoint at a time with scipy on the CPU, and a
+test holds the two equal. And a joint comes with its *rival*: how strongly the heatmap also points
+at a place far from its peak, which is where a second person or a joint in the wrong place shows.
 
     poser = VitPosePoser.from_pretrained("usyd-community/vitpose-base-simple", device="cuda")
-    pose = poser.pose([pixels_HW3])
+    pose = poser.pose([pixels_HW3], boxes=[(0.5, 0.5, 0.4, 0.9)])
+
+Without boxes (`models.people` finds them) a picture is its own person box, as a pedestrian crop is.
 
 Shapes: B images, K keypoints, H x W pixels of an image, h x w cells of a heatmap.
 """
@@ -19,12 +22,14 @@ Shapes: B images, K keypoints, H x W pixels of an image, h x w cells of a heatma
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from models.loading import load_model, load_processor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,7 +60,13 @@ BOX_PADDING = 1.25
 """Margin around the person box that the published ViTPose models were trained with. A model made
 for tight crops writes its own `box_padding` into its config.json."""
 
+RIVAL_DISTANCE = 0.25
+"""How far from a joint's place another place is a rival, as a share of the padded box's height.
+Left and right of one person lie closer, an ankle and the other mid-stride included; a second
+person beside, above or below lies further, and so does a joint of a body put together wrongly."""
+
 _BLUR_SIGMA, _BLUR_RADIUS = 0.8, 5
+_WHOLE = (0.5, 0.5, 1.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -67,20 +78,27 @@ class Pose:
             outside [0, 1] where the model puts a joint in the margin.
         scores_BK: float32, peak of the heatmap: about 1 where the joint is plain, about 0 where
             there is none.
+        rivals_BK: float32, greatest value of the heatmap further than `RIVAL_DISTANCE` from the
+            peak.
     """
 
     points_BK2: np.ndarray
     scores_BK: np.ndarray
+    rivals_BK: np.ndarray
 
 
 class Poser(Protocol):
     """Anything that finds the keypoints of person crops."""
 
-    def pose(self, images: Sequence[np.ndarray]) -> Pose:
-        """Find the keypoints of each image.
+    def pose(
+        self, images: Sequence[np.ndarray], boxes: Sequence[Sequence[float]] | None = None
+    ) -> Pose:
+        """Find the keypoints of one person of each image.
 
         Args:
-            images: (H, W, 3) uint8 RGB person crops, of one size or of several.
+            images: (H, W, 3) uint8 RGB, of one size or of several.
+            boxes: That person's (cx, cy, w, h) as fractions of the image; None where every image
+                is a person crop.
         """
         ...
 
@@ -125,23 +143,16 @@ class VitPosePoser:
         """Load a ViTPose model by hub name or local folder.
 
         Raises:
-            ValueError: The name holds no ViTPose model with COCO's 17 keypoints in safetensors.
+            ValueError: The name holds no whole ViTPose model with COCO's 17 keypoints.
         """
         from transformers import AutoImageProcessor, VitPoseForPoseEstimation
 
-        try:
-            model = VitPoseForPoseEstimation.from_pretrained(
-                str(name), dtype=dtype, use_safetensors=True
-            )
-            processor = AutoImageProcessor.from_pretrained(str(name))
-        except (OSError, KeyError) as error:
-            raise ValueError(
-                f"cannot load a pose model from {str(name)!r}: "
-                f"{' '.join(str(error).split())[:300]}; "
-                "rule: a folder or hub name with config.json, model.safetensors and "
-                "preprocessor_config.json; remedy: usyd-community/vitpose-base-simple, or the "
-                "shipped models/tiny/poser"
-            ) from error
+        words: Any = {
+            "what": "pose model",
+            "remedy": "name usyd-community/vitpose-base-simple, or the shipped models/tiny/poser",
+        }
+        model = load_model(VitPoseForPoseEstimation, name, dtype=dtype, **words)
+        processor = load_processor(AutoImageProcessor, name, **words)
         config = model.config
         if config.num_labels != len(KEYPOINTS):
             raise ValueError(
@@ -160,32 +171,40 @@ class VitPosePoser:
         )
 
     @torch.inference_mode()
-    def pose(self, images: Sequence[np.ndarray]) -> Pose:
+    def pose(
+        self, images: Sequence[np.ndarray], boxes: Sequence[Sequence[float]] | None = None
+    ) -> Pose:
         """Find the keypoints of each image. See `Poser.pose`."""
-        if not images:
-            return Pose(
-                np.zeros((0, len(KEYPOINTS), 2), np.float32),
-                np.zeros((0, len(KEYPOINTS)), np.float32),
+        if boxes is not None and len(boxes) != len(images):
+            raise ValueError(
+                f"{len(boxes)} boxes for {len(images)} images; rule: one box an image; remedy: "
+                "leave out the images without a person"
             )
+        if not images:
+            none = np.zeros((0, len(KEYPOINTS)), np.float32)
+            return Pose(np.zeros((0, len(KEYPOINTS), 2), np.float32), none, none)
+        table_B4 = [_WHOLE] * len(images) if boxes is None else [tuple(box) for box in boxes]
+        boxes_B4 = torch.tensor(table_B4, dtype=torch.float32, device=self.device)
         # One warp for all images of a size: restyled shards have a single one.
         groups: dict[tuple[int, ...], list[int]] = {}
         for index, image in enumerate(images):
             groups.setdefault(_checked_shape(image), []).append(index)
         crops_B3HW = torch.empty(len(images), 3, *self.input_size, device=self.device)
-        for rows in groups.values():
+        spans_B2 = torch.empty(len(images), 2, device=self.device)
+        for (height, width, _), rows in groups.items():
             pixels = torch.from_numpy(np.stack([images[row] for row in rows])).to(self.device)
-            crops_B3HW[rows] = self.crop(pixels)
+            crops_B3HW[rows] = self.crop(pixels, boxes_B4[rows])
+            spans = self._spans(boxes_B4[rows], height, width)
+            spans_B2[rows] = spans / spans.new_tensor([width, height])
         heatmaps_BKhw = self.heatmaps(crops_B3HW)
         cells_BK2, scores_BK = decode_heatmaps(heatmaps_BKhw)
+        rivals_BK = rival_peaks(heatmaps_BKhw, cells_BK2)
         height, width = heatmaps_BKhw.shape[-2:]
         # Fractions of the padded box: cell 0 and the last cell are its two edges.
-        box_BK2 = cells_BK2 / cells_BK2.new_tensor([width - 1, height - 1])
-        spans_B2 = box_BK2.new_empty(len(images), 2)
-        for (image_h, image_w, _), rows in groups.items():
-            span_x, span_y = self._span(image_h, image_w)
-            spans_B2[rows] = spans_B2.new_tensor([span_x / image_w, span_y / image_h])
-        points_BK2 = 0.5 + (box_BK2 - 0.5) * spans_B2[:, None]
-        return Pose(points_BK2.float().cpu().numpy(), scores_BK.float().cpu().numpy())
+        parts_BK2 = cells_BK2 / cells_BK2.new_tensor([width - 1, height - 1])
+        points_BK2 = boxes_B4[:, None, :2] + (parts_BK2 - 0.5) * spans_B2[:, None]
+        found = (points_BK2, scores_BK, rivals_BK)
+        return Pose(*(values.float().cpu().numpy() for values in found))
 
     def heatmaps(self, crops_B3HW: Tensor) -> Tensor:
         """Run the network on normalised crops: (B, 3, *input_size) to (B, K, h, w) float32."""
@@ -197,45 +216,72 @@ class VitPosePoser:
         heatmaps: Tensor = self.model(crops_B3HW.to(self.dtype), **extra).heatmaps
         return heatmaps.float()
 
-    def crop(self, pixels_BHW3: Tensor) -> Tensor:
-        """Cut the padded box around whole images and normalise it.
+    def crop(self, pixels_BHW3: Tensor, boxes_B4: Tensor | None = None) -> Tensor:
+        """Cut a padded box out of each image and normalise it.
 
         Args:
             pixels_BHW3: uint8, images of one size.
+            boxes_B4: (cx, cy, w, h) as fractions of the image; the whole image if None.
 
         Returns:
             (B, 3, *input_size) float32. What lies outside the image is black, as in training.
         """
         height, width = pixels_BHW3.shape[1:3]
-        span_x, span_y = self._span(height, width)
+        if boxes_B4 is None:
+            boxes_B4 = torch.tensor([_WHOLE], device=self.device).expand(len(pixels_BHW3), 4)
+        size_2 = boxes_B4.new_tensor([width, height])
+        centres_B2, spans_B2 = boxes_B4[:, :2] * size_2, self._spans(boxes_B4, height, width)
         out_h, out_w = self.input_size
-        x_W = torch.linspace(0, span_x, out_w, device=self.device) + (width - span_x) / 2
-        y_H = torch.linspace(0, span_y, out_h, device=self.device) + (height - span_y) / 2
-        grid_HW2 = torch.stack(
+        # Pixels of the image that the input's columns and rows show.
+        x_W = torch.linspace(-0.5, 0.5, out_w, device=self.device)
+        y_H = torch.linspace(-0.5, 0.5, out_h, device=self.device)
+        x_BW = centres_B2[:, :1] + spans_B2[:, :1] * x_W
+        y_BH = centres_B2[:, 1:] + spans_B2[:, 1:] * y_H
+        grid_BHW2 = torch.stack(
             [
-                (2 * x_W / max(width - 1, 1) - 1)[None].expand(out_h, out_w),
-                (2 * y_H / max(height - 1, 1) - 1)[:, None].expand(out_h, out_w),
+                (2 * x_BW / max(width - 1, 1) - 1)[:, None].expand(-1, out_h, -1),
+                (2 * y_BH / max(height - 1, 1) - 1)[:, :, None].expand(-1, -1, out_w),
             ],
             dim=-1,
         )
-        values_B3HW = pixels_BHW3.permute(0, 3, 1, 2).float()
-        grid_BHW2 = grid_HW2[None].expand(len(pixels_BHW3), -1, -1, -1)
         crops_B3HW = F.grid_sample(
-            values_B3HW, grid_BHW2, mode="bilinear", padding_mode="border", align_corners=True
+            pixels_BHW3.permute(0, 3, 1, 2).float(),
+            grid_BHW2,
+            mode="bilinear",
+            padding_mode="border",
+            align_corners=True,
         )
-        inside_HW = (grid_HW2.abs() <= 1 + 1e-6).all(dim=-1)
-        crops_B3HW = crops_B3HW * inside_HW / 255
+        inside_BHW = (grid_BHW2.abs() <= 1 + 1e-6).all(dim=-1)
+        crops_B3HW = crops_B3HW * inside_BHW[:, None] / 255
         return (crops_B3HW - self._mean_3[:, None, None]) / self._std_3[:, None, None]
 
-    def _span(self, height: int, width: int) -> tuple[float, float]:
-        """Width and height of the padded box in the input's proportions, pixels of the image."""
+    def _spans(self, boxes_B4: Tensor, height: int, width: int) -> Tensor:
+        """Width and height of the padded boxes in the input's proportions, pixels: (B, 2)."""
         aspect = self.input_size[1] / self.input_size[0]
-        span_x, span_y = float(width), float(height)
-        if span_x > aspect * span_y:
-            span_y = span_x / aspect
-        else:
-            span_x = span_y * aspect
-        return span_x * self.box_padding, span_y * self.box_padding
+        span_x, span_y = boxes_B4[:, 2] * width, boxes_B4[:, 3] * height
+        spans_B2 = torch.stack(
+            [torch.maximum(span_x, aspect * span_y), torch.maximum(span_y, span_x / aspect)], dim=1
+        )
+        return spans_B2 * self.box_padding
+
+
+def rival_peaks(heatmaps_BKhw: Tensor, cells_BK2: Tensor) -> Tensor:
+    """Find how strongly each heatmap points away from its peak: (B, K).
+
+    Args:
+        heatmaps_BKhw: Network output; its cells are square.
+        cells_BK2: The peaks, x then y.
+
+    Returns:
+        The greatest value further than `RIVAL_DISTANCE` of the height from the peak.
+    """
+    height, width = heatmaps_BKhw.shape[-2:]
+    x_w = torch.arange(width, device=cells_BK2.device)
+    y_h = torch.arange(height, device=cells_BK2.device)
+    x_BKw = (x_w - cells_BK2[..., 0, None]) ** 2
+    y_BKh = (y_h - cells_BK2[..., 1, None]) ** 2
+    near_BKhw = y_BKh[..., :, None] + x_BKw[..., None, :] <= (RIVAL_DISTANCE * height) ** 2
+    return heatmaps_BKhw.masked_fill(near_BKhw, 0).amax(dim=(-2, -1))
 
 
 def decode_heatmaps(heatmaps_BKhw: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,77 +1,99 @@
-"""Train DaD: a ControlNet that learns the target's look from its train split (PAPERS.md 1.1).
+"""Train DaD: an adapter that learns the target's look from its train split (PAPERS.md 1.1).
 
-The base stays frozen and the control image is white, so what is trained is one adapter for one
-domain. What the paper leaves open (rate, batch, optimiser, dropped prompts, averaging) is a
-parameter of `AdaptParams`.
+The base stays frozen. With ``method: controlnet``, the paper's, the control image is white, so what
+is trained is one adapter for one domain; ``method: lora`` is the light alternative. What the paper
+leaves open (rate, batch, optimiser, dropped prompts, averaging) is a parameter of `AdaptParams`;
+docs/adapting.md gives the reasons.
 
-What is unusual: latents and text states are computed once into memory-mapped files of the run
-folder, since every epoch would give the same; a step's batch, noise and timesteps follow from
-the seed and the step's number alone, so a killed run continues to the very same weights.
+What is unusual: latents and text states are computed once, since every epoch would give the same
+(`tasks.pairs`); a killed run continues to the very same weights (`tasks.adapt_loop`); and a sheet
+of pictures from fixed prompts and seeds grows by a row now and then (`tasks.adapt_samples`).
 
-    result = train_dad(iter_tables(folder), diffusion, params, run_folder, "cpu")
-
-Shape legend: N pictures, P pairs of a picture and one of its captions, T distinct captions,
-B batch, C h w latents, L tokens, D text width.
+    result = train_dad(Path("data/ingested/target"), diffusion, params, run_folder, "cpu")
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import numpy as np
 import torch
-from diffusers.training_utils import EMAModel
-from PIL import Image
 from pydantic import Field
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from models.dad.base import Base, folder_revision
-from models.dad.controlnet import DaDObjective, new_controlnet
-from models.dad.restyler import Restyler, Sampling
-from models.team import average, join, number, own_part, processes, wait
+from models.dad.controlnet import ControlNetObjective, new_controlnet
+from models.dad.lora import LoraObjective, new_lora
+from models.team import number, wait
+from tasks.adapt_loop import Loop
+from tasks.adapt_samples import Samples
 from tasks.diffusion import DiffusionParams, open_base
 from tasks.errors import PedAlignError
-from tasks.pairs import LOOK, Pairs, cache_pairs, look_statistics
+from tasks.pairs import LOOK, prepare_pairs
 from tasks.params import Fraction, NonNegative, Positive, PositiveFloat, params
-from tasks.shards import atomic_file
+from tasks.runtime import runtime
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
-    import pyarrow as pa
-    from diffusers import ControlNetModel
-    from numpy.typing import NDArray
+    from models.dad.objective import DaDObjective
 
-log = logging.getLogger(__name__)
 
-SHEET_PICTURES = 8
-"""Columns of the sample sheet."""
-SHEET_SAMPLING = Sampling(steps=12, guidance=3.0, scheduler="dpm")
-_BATCH_KEY = 1_000_003
+@params
+class Focus:
+    """Timesteps that are trained more often: those that `restyle` runs."""
+
+    below: Annotated[float, Field(gt=0, lt=1)]
+    """Share of the noise schedule, from the clean end; ``restyle.strength`` runs so much of it."""
+    share: Fraction
+    """Share of the draws that fall there, evenly; the others fall evenly on the rest."""
+
+    def draw(self, levels: int, count: int, generator: torch.Generator) -> Tensor:
+        """Draw timesteps.
+
+        Args:
+            levels: Timesteps of the base's schedule.
+            count: How many to draw.
+            generator: Randomness.
+
+        Returns:
+            Timesteps, int64 (count,).
+        """
+        border = min(max(1, round(self.below * levels)), levels - 1)
+        low = torch.randint(0, border, (count,), generator=generator)
+        high = torch.randint(border, levels, (count,), generator=generator)
+        return torch.where(torch.rand(count, generator=generator) < self.share, low, high)
 
 
 @params
 class AdaptParams:
-    """Section ``adapt``: how the DaD ControlNet is trained."""
+    """Section ``adapt``: how the DaD adapter is trained."""
 
+    method: Literal["controlnet", "lora"]
+    """``controlnet``: the paper's, copies of the base's encoder fed with a white image. ``lora``:
+    low-rank updates of the attention of the base's UNet; far fewer weights, no cost in sampling."""
+    rank: Positive
+    """Method lora: rank of the updates."""
+    alpha: PositiveFloat
+    """Method lora: updates are multiplied by ``alpha / rank``."""
     epochs: Positive
     """Passes over all pairs of a picture and one of its captions; the paper's are 3."""
     batch: Positive
     """Pairs a step. Not published; ControlNet's own default is 4."""
+    accumulate: Positive
+    """Equal parts of a batch that are computed one after the other, their gradients summed: the
+    memory of a part, the step of the whole. It changes the last bits only."""
     learning_rate: PositiveFloat
     """AdamW's rate after warm-up. Not published; ControlNet's own default is 1e-5."""
     warmup_steps: NonNegative
     """Steps over which the rate rises from 0."""
-    decay: bool
-    """Whether the rate falls to 0 along a cosine after warm-up; constant otherwise."""
+    schedule: Literal["constant", "linear", "cosine"]
+    """How the rate goes on: as it is, or down to 0 over the whole training."""
     weight_decay: Annotated[float, Field(ge=0)]
     """AdamW's decoupled weight decay."""
     clip: PositiveFloat
@@ -79,10 +101,25 @@ class AdaptParams:
     prompt_dropout: Fraction
     """Share of the pairs whose prompt is replaced by the empty one. The ControlNet paper drops
     half; it makes the adapter carry the look by itself and serves classifier-free guidance."""
+    timesteps: Literal["uniform"] | Focus
+    """Which timesteps are trained: all alike, the paper's loss, or those that restyle runs more
+    often: ``{below: 0.6, share: 0.9}``."""
+    offset_noise: Annotated[float, Field(ge=0)]
+    """Deviation of a constant that each latent channel of a picture gets on top of its noise. Noise
+    hides details long before it hides a channel's mean, which is light and colour cast: so an
+    ordinary adapter learns to keep those of the start, this one to set them. 0 is the paper's."""
     ema: Annotated[float, Field(ge=0, lt=1)]
     """Decay of the averaged weights that are kept; 0 keeps the last ones."""
+    cache: bool
+    """Whether latents and text states are computed once and kept while the training runs (118 KB
+    a caption and 25 KB a picture with Stable Diffusion at 384x256), or with every batch."""
+    flip: bool
+    """Whether every other picture is mirrored, at random; with ``cache`` both versions are kept.
+    Captions are not mirrored: leave it off where they tell left from right."""
+    sample_every: NonNegative
+    """Steps between two rows of the sample sheet; 0 samples before and after training only."""
     seed: NonNegative
-    """Seed of the hint encoder's weights, batches, noise, timesteps and dropped prompts."""
+    """Seed of the new weights, batches, noise, timesteps, dropped prompts and mirrored pictures."""
 
 
 @dataclass(frozen=True)
@@ -90,13 +127,13 @@ class AdaptResult:
     """What `train_dad` leaves."""
 
     folder: Path
-    """The ControlNet, for `ControlNetModel.from_pretrained`, and the target's statistics."""
+    """The adapter, for `models.dad.adapters.load_adapter`, and the target's statistics."""
     digest: str
     """SHA-256 of its files."""
     losses: list[float]
     """The loss of every step."""
     sheet: Path
-    """Pictures from fixed prompts and seeds: target, then before, halfway and after training."""
+    """The sample sheet: the target, then a row for each time."""
     images: int
     """Pictures trained on."""
     pairs: int
@@ -105,11 +142,8 @@ class AdaptResult:
     """Rows that were not used: of another split, rejected, or unreadable."""
 
 
-# ------------------------------------------------------------------ training
-
-
 def train_dad(
-    tables: Iterable[pa.Table],
+    target: Path,
     diffusion: DiffusionParams,
     section: AdaptParams,
     run_folder: Path,
@@ -118,42 +152,93 @@ def train_dad(
     checkpoint_seconds: float = 30.0,
     progress: Callable[[int, int, float], None] | None = None,
 ) -> AdaptResult:
-    """Train the DaD ControlNet, from the start or from the run folder's newest checkpoint.
+    """Train the DaD adapter, from the start or from the run folder's newest checkpoint.
 
     Args:
-        tables: Shards of the target's ``images``.
+        target: Folder of the target's shards of ``images``.
         diffusion: The base.
         section: How to train.
         run_folder: Belongs to this training alone (same data, parameters and code); holds the
-            cache, the running checkpoint, the samples and, last, the finished ControlNet.
+            cache, the running checkpoint, the samples and, last, the finished adapter.
         device: Where to compute. Called in several processes that accelerate has joined,
             each computes its part of a batch and the first one writes.
         checkpoint_seconds: Wall time between checkpoints; changes no result.
         progress: Called with step, steps and loss, after every step.
 
     Returns:
-        Where the ControlNet is, and how the training went.
+        Where the adapter is, and how the training went.
 
     Raises:
-        PedAlignError: No base, no data, or a loss that is not finite.
+        PedAlignError: No base, no data, a batch that cannot be divided, a foreign run folder, or a
+            loss that is not finite.
     """
-    base = open_base(diffusion, device)
+    if diffusion.precision == "fp16":
+        raise PedAlignError(
+            "diffusion.precision is fp16",
+            "adapt computes gradients, which fp16 rounds to 0 without a scaled loss",
+            "set diffusion.precision to bf16, or to fp32",
+        )
+    objective = _objective(open_base(diffusion, device), diffusion.size, section)
+    base, _ = objective.running()  # with LoRA the plain UNet is let go
     if number() > 0:
         wait()  # the first process encodes for all
-    data = cache_pairs(tables, base, diffusion.size, run_folder / "cache")
+    data = prepare_pairs(
+        target, base, diffusion.size, run_folder / "pairs", cache=section.cache, mirror=section.flip
+    )
     if number() == 0:
         wait()
-    objective = DaDObjective(base, new_controlnet(base, section.seed), diffusion.size)
-    loop = _Loop(objective, data, section, base.device)
+    loop = Loop(objective, data, section, base.device)
     loop.resume(run_folder / "running.pt")
-    saved = time.monotonic()
-    marks = {0: "before", loop.steps // 2: "halfway", loop.steps: "after"}
+    samples = Samples(data, base, diffusion.size, run_folder / "samples")
+    try:
+        _run(loop, samples, run_folder / "running.pt", checkpoint_seconds, progress)
+    finally:
+        loop.close()
+    folder = run_folder / "adapter"
+    if number() == 0:
+        partial = run_folder / f".adapter.{os.getpid()}.tmp"
+        shutil.rmtree(partial, ignore_errors=True)
+        with loop.kept() as finished:
+            finished.save(partial)
+        shutil.copy(data.look, partial / LOOK)
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.replace(folder)
+    wait()
+    return AdaptResult(
+        folder=folder,
+        digest=folder_revision(folder),
+        losses=loop.losses,
+        sheet=samples.path,
+        images=data.images,
+        pairs=len(data.pairs),
+        skipped=data.skipped,
+    )
+
+
+def _objective(base: Base, size: tuple[int, int], section: AdaptParams) -> DaDObjective:
+    again = runtime().recompute
+    if section.method == "lora":
+        unet = new_lora(base, section.rank, section.alpha, section.seed)
+        return LoraObjective(base, unet, size, recompute=again)
+    return ControlNetObjective(base, new_controlnet(base, section.seed), size, recompute=again)
+
+
+def _run(
+    loop: Loop,
+    samples: Samples,
+    running: Path,
+    checkpoint_seconds: float,
+    progress: Callable[[int, int, float], None] | None,
+) -> None:
+    """Take the steps that are left, with samples and checkpoints between them."""
+    saved, every = time.monotonic(), loop.section.sample_every
     with tqdm(
         total=loop.steps, initial=loop.step, desc="adapt", unit="step", disable=number() > 0
     ) as bar:
         while True:
-            if (name := marks.get(loop.step)) is not None and number() == 0:
-                _sample(loop, base, diffusion.size, run_folder / f"{name}.png")
+            due = loop.step in {0, loop.steps} or (every > 0 and loop.step % every == 0)
+            if due and number() == 0:
+                samples.add(loop)
             if loop.step == loop.steps:
                 break
             loss = loop.advance()
@@ -162,170 +247,5 @@ def train_dad(
             bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
             bar.update()
             if time.monotonic() - saved >= checkpoint_seconds and loop.step < loop.steps:
-                loop.save(run_folder / "running.pt")
+                loop.save(running)
                 saved = time.monotonic()
-    folder, sheet = run_folder / "controlnet", run_folder / "sheet.png"
-    if number() == 0:
-        partial = run_folder / f".controlnet.{os.getpid()}.tmp"
-        loop.finished().save_pretrained(partial)
-        save_file({"statistics": look_statistics(data)}, partial / LOOK)
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.replace(folder)
-        _sheet(data, base, run_folder).save(sheet)
-    wait()
-    return AdaptResult(
-        folder=folder,
-        digest=folder_revision(folder),
-        losses=loop.losses,
-        sheet=sheet,
-        images=len(data.latents),
-        pairs=len(data.pairs),
-        skipped=data.skipped,
-    )
-
-
-class _Loop:
-    """One training: its weights, its optimiser, its place; of a team each process has one."""
-
-    def __init__(
-        self, objective: DaDObjective, data: Pairs, section: AdaptParams, device: torch.device
-    ) -> None:
-        self.objective, self.data, self.section, self.device = objective, data, section, device
-        self.batch = min(section.batch, len(data.pairs))
-        self.per_epoch = len(data.pairs) // self.batch
-        self.steps = self.per_epoch * section.epochs
-        if self.batch % processes():
-            raise PedAlignError(
-                f"adapt: a batch of {self.batch} for {processes()} processes",
-                "every process takes an equal part of each batch",
-                f"set adapt.batch to a multiple of {processes()}, or runtime.yaml's processes to 1",
-            )
-        self.joined = join(objective)
-        self.step = 0
-        self.losses: list[float] = []
-        self.optimizer = torch.optim.AdamW(
-            objective.parameters(), section.learning_rate, weight_decay=section.weight_decay,
-            fused=True,
-        )  # fmt: skip
-        self.ema = (
-            EMAModel(objective.parameters(), decay=section.ema, foreach=True)
-            if section.ema else None
-        )  # fmt: skip
-
-    def advance(self) -> float:
-        """Take one step; everything random in it follows from the seed and its number."""
-        clean, words, noise, steps = self._draw()
-        for group in self.optimizer.param_groups:
-            group["lr"] = self._rate()
-        self.objective.train()
-        # Drawn whole by every process, so that the draw does not depend on their number.
-        loss = self.joined(*(own_part(part) for part in (clean, words, noise, steps)))
-        self.optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.objective.parameters(), self.section.clip)
-        self.optimizer.step()
-        if self.ema is not None:
-            self.ema.step(self.objective.parameters())
-        self.step += 1
-        value = float(average(loss.detach()).item())
-        if not np.isfinite(value):
-            raise PedAlignError(
-                f"adapt: the loss of step {self.step} is {value}",
-                "a training whose loss is not finite cannot recover",
-                "lower adapt.learning_rate, or set diffusion.precision to fp32",
-            )
-        self.losses.append(value)
-        return value
-
-    def _draw(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        epoch, place = divmod(self.step, self.per_epoch)
-        order = np.random.default_rng((self.section.seed, epoch)).permutation(len(self.data.pairs))
-        rows = self.data.pairs[order[place * self.batch : (place + 1) * self.batch]]
-        generator = torch.Generator().manual_seed(self.section.seed * _BATCH_KEY + self.step)
-        posterior = torch.from_numpy(self.data.latents[rows[:, 0]]).float()
-        mean, deviation = posterior.unbind(1)
-        clean = mean + deviation * torch.randn(mean.shape, generator=generator)
-        noise = torch.randn(mean.shape, generator=generator)
-        levels = self.objective.timesteps
-        steps = torch.randint(0, levels, (len(rows),), generator=generator)
-        dropped = torch.rand(len(rows), generator=generator) < self.section.prompt_dropout
-        which = np.where(dropped.numpy(), 0, rows[:, 1])  # the first is the empty prompt
-        words = torch.from_numpy(self.data.words[which]).float()
-        to = self.device
-        return clean.to(to), words.to(to), noise.to(to), steps.to(to)
-
-    def _rate(self) -> float:
-        warm = min(1.0, (self.step + 1) / max(1, self.section.warmup_steps))
-        left = 0.5 * (1 + np.cos(np.pi * self.step / self.steps)) if self.section.decay else 1.0
-        return float(self.section.learning_rate * warm * left)
-
-    def save(self, path: Path) -> None:
-        """Write the running checkpoint so that it is either absent or whole."""
-        if number() > 0:  # all processes hold the same
-            return
-        state = {
-            "controlnet": self.objective.controlnet.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "ema": self.ema.state_dict() if self.ema else None,
-            "step": self.step,
-            "losses": self.losses,
-        }
-        with atomic_file(path) as sink:
-            torch.save(state, sink)
-
-    def resume(self, path: Path) -> None:
-        """Continue where the running checkpoint stands, if there is one."""
-        if not path.exists():
-            return
-        state = torch.load(path, map_location=self.device, weights_only=True)
-        self.objective.controlnet.load_state_dict(state["controlnet"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.ema is not None:
-            self.ema.load_state_dict(state["ema"])
-        self.step, self.losses = state["step"], state["losses"]
-        log.info("adapt continues at step %d of %d", self.step, self.steps)
-
-    def finished(self) -> ControlNetModel:
-        """Return the weights to keep, in the ControlNet itself."""
-        if self.ema is not None:
-            self.ema.copy_to(self.objective.parameters())
-        return self.objective.controlnet
-
-    def current(self) -> ControlNetModel:
-        """Return the ControlNet with the weights that would be kept now; see `restore`."""
-        if self.ema is not None:
-            self.ema.store(self.objective.parameters())
-            self.ema.copy_to(self.objective.parameters())
-        return self.objective.controlnet
-
-    def restore(self) -> None:
-        """Go back from `current` to the weights in training."""
-        if self.ema is not None:
-            self.ema.restore(self.objective.parameters())
-
-
-# ------------------------------------------------------------------ sample sheet
-
-
-def _examples(data: Pairs) -> NDArray[np.int32]:
-    """Pairs of the sheet: the first captions of pictures spread over the split."""
-    _, firsts = np.unique(data.pairs[:, 0], return_index=True)
-    return data.pairs[firsts[:: max(1, len(firsts) // SHEET_PICTURES)][:SHEET_PICTURES]]
-
-
-def _sample(loop: _Loop, base: Base, size: tuple[int, int], path: Path) -> None:
-    rows = _examples(loop.data)
-    words = torch.from_numpy(loop.data.words[rows[:, 1]]).float()
-    # A fresh Restyler each time is cheap: it only puts the same networks into a pipeline.
-    made = Restyler(base, loop.current(), size, SHEET_SAMPLING).generate(words, range(len(rows)))
-    loop.restore()
-    Image.fromarray(np.concatenate(made, axis=1)).save(path)
-
-
-def _sheet(data: Pairs, base: Base, folder: Path) -> Image.Image:
-    rows = _examples(data)
-    latents = torch.from_numpy(data.latents[rows[:, 0], 0]).float()
-    seen = base.decode_latents(latents.to(base.device)).add(1).mul(127.5).round().to(torch.uint8)
-    target = np.concatenate(seen.permute(0, 2, 3, 1).cpu().numpy(), axis=1)
-    made = [np.asarray(Image.open(folder / f"{n}.png")) for n in ("before", "halfway", "after")]
-    return Image.fromarray(np.concatenate([target, *made], axis=0))

@@ -33,6 +33,12 @@ class Inputs:
     """Folder of the base diffusion model; `NOTHING` where it comes from the hub."""
     poser: str
     """Folder of the pose model; `NOTHING` where it comes from the hub or nobody is judged."""
+    people: str
+    """Folder of the person detector; `NOTHING` where it comes from the hub or none is asked."""
+    embedder: str
+    """Folder of the vision model that tells near-duplicates; `NOTHING` where none does so."""
+    judge: str
+    """Folder of the judge's vision model; `NOTHING` where it comes from the hub or is trained."""
     captioner: str
     """Folder of the captioner; `NOTHING` where it comes from the hub or captions are kept."""
     detector: str

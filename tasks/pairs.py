@@ -1,11 +1,16 @@
-"""The target's train split as diffusion training takes it: encoded once, memory-mapped.
+"""The target's train split as diffusion training takes it: pictures as latents, captions as states.
 
-Every epoch would compute the same latents and text states, so they are written to two files of
-the training's run folder (float16: 1.2 GB of latents for CUHK-PEDES at 384x256) and read from
-there by the row. A distinct caption is encoded once, however many pictures share it.
+One pass over the shards (`prepare_pairs`) finds what can be trained on, measures each picture's
+light and colour (`LOOK`), and with ``adapt.cache`` keeps latents and text states, which every epoch
+would compute again: `CachedPairs` reads them from two memory-mapped float16 files by the row
+(CUHK-PEDES at 384x256: 0.8 GB of latents, 8 GB of text states). Without it, `StreamedPairs` reads
+the pictures from their shards when they are asked for and encodes every batch anew: for sets whose
+states would fill the disk. Both give the same training, the cache's rounding aside.
 
-Shape legend: N pictures, P pairs of a picture and one of its captions, T distinct captions,
-C h w latents, L tokens, D text width.
+A distinct caption is kept once, however many pictures share it; the first one is the empty prompt.
+
+Shape legend: N pictures, P pairs of a picture and one of its captions, T distinct captions, V
+versions of a picture (2 with its mirror image), B batch, C h w latents, L tokens, D text width.
 """
 
 from __future__ import annotations
@@ -14,151 +19,286 @@ import json
 import logging
 import os
 import shutil
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from PIL import Image
+from safetensors.torch import save_file
 from tqdm import tqdm
 
 from tasks.errors import PedAlignError
 from tasks.images import ImageError, decode, to_array_batch
+from tasks.pictures import Pictures
 from tasks.schemas import OK
+from tasks.shards import iter_tables
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from pathlib import Path
 
     import pyarrow as pa
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from models.dad.base import Base
 
 log = logging.getLogger(__name__)
 
 LOOK = "look.safetensors"
-"""Beside a trained ControlNet: what `look_statistics` gives, for `restyle.match`."""
+"""Beside a trained adapter: for each train picture ``statistics`` (N, 2, C), mean and deviation
+over positions of its latent channels, for ``restyle.match``; and ``pixels`` (N, 2, 3), the same of
+its red, green and blue, 0 to 255, for ``restyle.mode: colours``."""
 
 _CHUNK = 64
+_TEXTS = 256
+_COLUMNS = ["split", "status", "image", "captions", "width", "height"]
+
+Read = tuple[Any, Any]
+"""What `Pairs.read` gives to `Pairs.encode`: of the pictures, and of the captions."""
 
 
 @dataclass(frozen=True)
-class Pairs:
-    """The train split as the objective takes it, memory-mapped.
+class Pairs(ABC):
+    """The train split as the objective takes it.
 
     Attributes:
-        latents: Means and deviations of the latents' posterior, float16 (N, 2, C, h, w).
-        words: States of the distinct captions, float16 (T, L, D); the first is the empty prompt.
-        pairs: Rows of both, int32 (P, 2).
-        captions: The distinct captions, in step with ``words``.
+        pairs: Number of the picture and of the caption, int32 (P, 2).
+        captions: The distinct captions.
+        images: Number of pictures, N.
+        shape: Of a picture's latents, (C, h, w).
         skipped: Rows that were not used.
+        look: Path of the file `LOOK`.
+    """
+
+    pairs: NDArray[np.int32]
+    captions: list[str]
+    images: int
+    shape: tuple[int, int, int]
+    skipped: int
+    look: Path
+
+    @abstractmethod
+    def read(self, rows_B2: NDArray[np.int32], mirrored_B: NDArray[np.bool_]) -> Read:
+        """Fetch pictures and captions by their numbers; needs no device, any thread may do it."""
+
+    @abstractmethod
+    def encode(self, read: Read, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Give what was read as the objective takes it.
+
+        Returns:
+            Means and deviations of the latents' posterior (B, 2, C, h, w) and text states
+            (B, L, D), float32, on the device.
+        """
+
+
+@dataclass(frozen=True)
+class CachedPairs(Pairs):
+    """Computed once.
+
+    Attributes:
+        latents: Means and deviations of the latents' posterior, float16 (N, V, 2, C, h, w).
+        words: States of the distinct captions, float16 (T, L, D).
     """
 
     latents: NDArray[np.float16]
     words: NDArray[np.float16]
-    pairs: NDArray[np.int32]
-    captions: list[str]
-    skipped: int
+
+    def read(self, rows_B2: NDArray[np.int32], mirrored_B: NDArray[np.bool_]) -> Read:
+        """Read both files."""
+        return self.latents[rows_B2[:, 0], mirrored_B.astype(np.int64)], self.words[rows_B2[:, 1]]
+
+    def encode(self, read: Read, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Go to float32 and to the device."""
+        latents, words = (torch.from_numpy(part).float().to(device) for part in read)
+        return latents, words
 
 
-def cache_pairs(
-    tables: Iterable[pa.Table], base: Base, size: tuple[int, int], folder: Path
+@dataclass(frozen=True)
+class StreamedPairs(Pairs):
+    """Read from the shards and encoded each time.
+
+    Attributes:
+        pictures: The pictures, in their shards.
+        base: Encodes.
+        size: Height and width of the pictures, in pixels.
+    """
+
+    pictures: Pictures
+    base: Base
+    size: tuple[int, int]
+
+    def read(self, rows_B2: NDArray[np.int32], mirrored_B: NDArray[np.bool_]) -> Read:
+        """Decode and resize pictures, as `tasks.images.to_array_batch` does."""
+        height, width = self.size
+        pixels = np.empty((len(rows_B2), height, width, 3), np.uint8)
+        for at, picture in enumerate(self.pictures.read(rows_B2[:, 0].astype(np.int64))):
+            image = Image.fromarray(picture)
+            if image.size != (width, height):
+                image = image.resize((width, height), Image.Resampling.BICUBIC)
+            pixels[at] = np.asarray(image)
+        pixels[mirrored_B] = pixels[mirrored_B][:, :, ::-1]
+        return pixels, [self.captions[at] for at in rows_B2[:, 1]]
+
+    def encode(self, read: Read, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Encode; a caption that stands in the batch twice, once."""
+        pixels, captions = read
+        distinct = list(dict.fromkeys(captions))
+        words = self.base.encode_prompts(distinct)[[distinct.index(text) for text in captions]]
+        return _encode(self.base, pixels).to(device), words.to(device)
+
+
+def prepare_pairs(
+    target: Path,
+    base: Base,
+    size: tuple[int, int],
+    folder: Path,
+    *,
+    cache: bool = True,
+    mirror: bool = False,
 ) -> Pairs:
-    """Encode the train split once, or open what an earlier call of the same run has encoded.
+    """Go through the train split once, or open what an earlier call of the same run has left.
 
     Args:
-        tables: Shards of ``images``; rows of other splits and rejected rows are skipped.
+        target: Folder of shards of ``images``; rows of other splits and rejected rows are skipped.
         base: The frozen base.
         size: Height and width of the pictures, in pixels.
         folder: Of this run alone: it is trusted to hold the same data if it is complete.
+        cache: Whether to keep latents and text states, or to encode every batch anew.
+        mirror: Whether pictures are asked for mirrored, too.
 
     Raises:
         PedAlignError: No row can be trained on.
     """
-    if not (folder / "cache.json").exists():
+    if not (folder / "pairs.json").exists():
         partial = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        _encode_pairs(tables, base, size, partial)
+        _pass_over(target, base, size, partial, cache, 2 if mirror and cache else 1)
         shutil.rmtree(folder, ignore_errors=True)
         partial.replace(folder)
-    note = json.loads((folder / "cache.json").read_bytes())
-    return Pairs(
-        latents=np.memmap(folder / "latents.f16", np.float16, "r", shape=tuple(note["latents"])),
-        words=np.load(folder / "words.npy", mmap_mode="r"),
-        pairs=np.load(folder / "pairs.npy"),
-        captions=note["captions"],
-        skipped=note["skipped"],
-    )
+    note = json.loads((folder / "pairs.json").read_bytes())
+    count, *shape = note["latents"]
+    common: dict[str, Any] = {
+        "pairs": np.load(folder / "pairs.npy"),
+        "captions": note["captions"],
+        "images": count,
+        "shape": tuple(shape[-3:]),
+        "skipped": note["skipped"],
+        "look": folder / LOOK,
+    }
+    if cache:
+        return CachedPairs(
+            latents=np.memmap(folder / "latents.f16", np.float16, "r", shape=(count, *shape)),
+            words=np.load(folder / "words.npy", mmap_mode="r"),
+            **common,
+        )
+    places = np.load(folder / "places.npy")
+    pictures = Pictures(target, places[:, :2], places[:, 2], places[:, 3], cache_bytes=0)
+    return StreamedPairs(pictures=pictures, base=base, size=size, **common)
 
 
-def look_statistics(data: Pairs) -> torch.Tensor:
-    """Mean and deviation over positions of each picture's latent channels, float32 (N, 2, C)."""
-    parts = []
-    for start in range(0, len(data.latents), 1024):
-        means = torch.from_numpy(data.latents[start : start + 1024, 0].astype(np.float32))
-        parts.append(torch.stack([means.mean((2, 3)), means.std((2, 3))], dim=1))
-    return torch.cat(parts)
+# ------------------------------------------------------------------ the pass over the split
 
 
-def _encode_pairs(
-    tables: Iterable[pa.Table], base: Base, size: tuple[int, int], folder: Path
+class _Passing:
+    """What the pass gathers, picture by picture."""
+
+    def __init__(self) -> None:
+        self.captions: dict[str, int] = {"": 0}
+        self.pairs: list[tuple[int, int]] = []
+        self.places: list[tuple[int, int, int, int]] = []
+        self.statistics: list[Tensor] = []
+        self.pixels: list[Tensor] = []
+
+    def add(self, shard: int, rows: list[tuple[int, dict[str, Any]]]) -> None:
+        for number, row in rows:
+            self.pairs += [
+                (len(self.places), self.captions.setdefault(caption, len(self.captions)))
+                for caption in row["captions"] or [""]
+            ]
+            self.places.append((shard, number, row["height"], row["width"]))
+
+    def measure(self, latents: Tensor, pixels: NDArray[np.uint8]) -> None:
+        means = latents[:, 0].float()
+        self.statistics.append(torch.stack([means.mean((2, 3)), means.std((2, 3))], dim=1).cpu())
+        levels = pixels.astype(np.float64)
+        both = np.stack([levels.mean((1, 2)), levels.std((1, 2))], axis=1)
+        self.pixels.append(torch.from_numpy(both).float())
+
+
+def _pass_over(
+    target: Path, base: Base, size: tuple[int, int], folder: Path, cache: bool, versions: int
 ) -> None:
-    distinct: dict[str, int] = {"": 0}
-    pairs: list[tuple[int, int]] = []
-    count = rows = 0
-    shape: tuple[int, ...] = ()
+    found, total = _Passing(), 0
+    shape: list[int] = []
     with (folder / "latents.f16").open("wb") as sink, tqdm(desc="latents", unit="img") as bar:
-        for table in tables:
-            rows += table.num_rows
-            for batch in table.select(["split", "status", "image", "captions"]).to_batches(_CHUNK):
-                chosen = [
-                    row for row in batch.to_pylist()
-                    if row["split"] == "train" and row["status"] == OK and row["image"]
-                ]  # fmt: skip
-                pixels, chosen = _read(chosen, size)
-                if not chosen:
+        for shard, table in enumerate(iter_tables(target, _COLUMNS)):
+            for first in range(0, table.num_rows, _CHUNK):
+                rows, pixels = _usable(table.slice(first, _CHUNK), first, size)
+                if not rows:
                     continue
-                image = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
-                latents = torch.stack(base.encode_pixels(image), dim=1)
-                shape = tuple(latents.shape[1:])
-                sink.write(latents.to(torch.float16).cpu().numpy().tobytes())
-                for row in chosen:
-                    pairs += [
-                        (count, distinct.setdefault(caption, len(distinct)))
-                        for caption in row["captions"] or [""]
-                    ]
-                    count += 1
-                bar.update(len(chosen))
-    if not pairs:
+                seen = [pixels, pixels[:, :, ::-1]][:versions]
+                kept = torch.stack([_encode(base, each) for each in seen], dim=1).half()
+                shape = list(kept.shape[1:])
+                if cache:
+                    sink.write(kept.cpu().numpy().tobytes())
+                found.add(shard, rows)
+                found.measure(kept[:, 0], pixels)
+                bar.update(len(rows))
+            total += table.num_rows
+    if not found.pairs:
         raise PedAlignError(
-            f"none of the target's {rows} rows can be trained on",
+            f"none of the target's {total} rows can be trained on",
             'adapt reads rows of split "train" with status "ok"',
             "check ingest's report: the split's size and the reasons of rejected rows",
         )
-    captions = list(distinct)
+    captions = list(found.captions)
+    if cache:
+        _keep_words(base, captions, folder / "words.npy")
+    else:
+        (folder / "latents.f16").unlink()
+        np.save(folder / "places.npy", np.asarray(found.places, np.int64))
+    np.save(folder / "pairs.npy", np.asarray(found.pairs, np.int32))
+    look = {"statistics": torch.cat(found.statistics), "pixels": torch.cat(found.pixels)}
+    save_file(look, folder / LOOK)
+    count = len(found.places)
+    note = {"latents": [count, *shape], "captions": captions, "skipped": total - count}
+    (folder / "pairs.json").write_text(json.dumps(note))
+
+
+def _encode(base: Base, pixels_BHW3: NDArray[np.uint8]) -> Tensor:
+    """Mean and deviation of the latents' posterior, float32 (B, 2, C, h, w)."""
+    image = torch.from_numpy(np.ascontiguousarray(pixels_BHW3)).permute(0, 3, 1, 2)
+    return torch.stack(base.encode_pixels(image.float() / 127.5 - 1), dim=1)
+
+
+def _keep_words(base: Base, captions: list[str], path: Path) -> None:
     words: NDArray[np.float16] | None = None
-    for start in tqdm(range(0, len(captions), 256), desc="prompts"):
-        states = base.encode_prompts(captions[start : start + 256])
+    for start in tqdm(range(0, len(captions), _TEXTS), desc="prompts"):
+        states = base.encode_prompts(captions[start : start + _TEXTS])
         if words is None:
             words = np.lib.format.open_memmap(
-                folder / "words.npy", "w+", np.float16, (len(captions), *states.shape[1:])
+                path, "w+", np.float16, (len(captions), *states.shape[1:])
             )
         words[start : start + len(states)] = states.to(torch.float16).cpu().numpy()
-    np.save(folder / "pairs.npy", np.asarray(pairs, np.int32))
-    note = {"latents": [count, *shape], "captions": captions, "skipped": rows - count}
-    (folder / "cache.json").write_text(json.dumps(note))
 
 
-def _read(
-    rows: list[dict[str, Any]], size: tuple[int, int]
-) -> tuple[NDArray[np.uint8], list[dict[str, Any]]]:
-    """Decode rows; those that cannot be are left out with a warning."""
+def _usable(
+    table: pa.Table, first: int, size: tuple[int, int]
+) -> tuple[list[tuple[int, dict[str, Any]]], NDArray[np.uint8]]:
+    """Choose the train rows that can be decoded, each with its number in the shard."""
+    chosen = [
+        (first + at, row)
+        for at, row in enumerate(table.to_pylist())
+        if row["split"] == "train" and row["status"] == OK and row["image"]
+    ]
     try:
-        return to_array_batch([row["image"] for row in rows], size), rows
+        return chosen, to_array_batch([row["image"] for _, row in chosen], size)
     except ImageError:
         good = []
-        for row in rows:
+        for number, row in chosen:
             try:
                 decode(row["image"])
             except ImageError as error:
@@ -166,5 +306,5 @@ def _read(
                     "a row with status ok cannot be decoded and is not trained on: %s", error
                 )
             else:
-                good.append(row)
-        return to_array_batch([row["image"] for row in good], size), good
+                good.append((number, row))
+        return good, to_array_batch([row["image"] for _, row in good], size)

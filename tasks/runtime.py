@@ -46,8 +46,12 @@ class Runtime:
     """Memory that an evaluation may use for tokens, keys and scores, besides the model and the
     features; tokens that do not fit wait in a file in the system's temporary folder (TMPDIR)."""
     recompute: bool = False
-    """Whether a training computes the activations of every Swin block and BERT layer again in the
-    backward pass instead of keeping them: less memory for about a third more time."""
+    """Whether a training computes the activations of every Swin block and BERT layer, and of
+    adapt's UNet and ControlNet, again in the backward pass instead of keeping them: less memory
+    for about a third more time."""
+    compile: bool = False
+    """Whether restyling's networks go through torch.compile: minutes before the first picture, for
+    a GPU that makes a great many."""
     checkpoint_seconds: PositiveFloat = 30.0
     """Time between a training's running checkpoints: what a kill can cost."""
     port: Positive = 4200

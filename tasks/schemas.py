@@ -1,10 +1,10 @@
 """What every column of every table means: the contract between stages.
 
 Five tables travel through the pipeline. ``images`` and ``restyled`` hold encoded pictures;
-``screened`` (``judged`` before duplicates are marked), ``captioned`` and ``annotated`` are side
-tables, joined to them by ``uid``. Every field carries its ``meaning`` and ``unit`` in the Parquet
-schema itself, so a shard explains itself to whoever opens it. Rows are never dropped: a bad one
-has ``status`` "rejected" and a reason in ``error``.
+``screened``, ``captioned`` and ``annotated`` are side tables, joined to them by ``uid``. Every
+field carries its ``meaning`` and ``unit`` in the Parquet schema itself, so a shard explains itself
+to whoever opens it. Rows are never dropped: a bad one has ``status`` "rejected" and a reason in
+``error``.
 """
 
 from __future__ import annotations
@@ -65,45 +65,96 @@ RESTYLED = pa.schema(
         *IMAGES,
         _field("prompt", pa.string(), "text given to the diffusion model"),
         _field("eda_op", pa.string(), "EDA operation that made the prompt", null=True),
-        _field("seed", pa.int64(), "seed of this picture's noise"),
+        _field("seed", pa.int64(), "seed of this picture's noise and of its target picture"),
+        _field("mode", pa.string(), "how it was made: restyle, generate, colours or none"),
         _field("strength", pa.float32(), "share of the diffusion path that was run", "0 to 1"),
+        _field("match", pa.float32(), "share moved to a target picture's statistics", "0 to 1"),
         _field("steps", pa.int32(), "denoising steps of the full path", "steps"),
-        _field("guidance", pa.float32(), "classifier-free guidance scale"),
+        _field("guidance", pa.float32(), "classifier-free guidance scale; 1 is none"),
+        _field("scheduler", pa.string(), "the sampler; null without diffusion", null=True),
+        _field("noise", pa.string(), "noise random or inverted; null without diffusion", null=True),
+        _field(
+            "negative_prompt",
+            pa.string(),
+            "text that guidance leads away from; null without guidance",
+            null=True,
+        ),
+        _field("control_scale", pa.float32(), "weight of DaD; 0 is the base without it"),
+        _field("reuse", pa.int32(), "deep features were computed at every so many steps", "steps"),
         _field("base_revision", pa.string(), "digest or hub commit of the base diffusion model"),
         _field(
-            "dad_digest", pa.string(), "digest of the DaD ControlNet; null without one", null=True
+            "dad_digest",
+            pa.string(),
+            "digest of the DaD adapter and target statistics; null where neither was used",
+            null=True,
         ),
     ]
 )
+
+_GREY = _field(
+    "grey_variance",
+    pa.float32(),
+    "mean over (R-G, G-B, B-R) of the variance over pixels; low is grey or blank",
+    "squared 8-bit levels",
+)
+_SIZE = _field("jpeg_bytes", pa.int32(), "size of the encoded picture", "bytes")
+_PEOPLE = _field(
+    "people", pa.int32(), "people that the detector found; null without one", "people", null=True
+)
+
+MEASURED = pa.schema(
+    [
+        _UID,
+        _field("arrived", pa.bool_(), "whether earlier stages had passed it on"),
+        _GREY,
+        _SIZE,
+        _PEOPLE,
+        _field(
+            "person_box",
+            _BOX,
+            "cx, cy, w, h of the largest person; null without one",
+            "share of the picture",
+            null=True,
+        ),
+        _field(
+            "second_area",
+            pa.float32(),
+            "area of the second largest person's box; null without one",
+            "share of the largest's",
+            null=True,
+        ),
+        _field(
+            "pose",
+            pa.binary(),
+            "x, y, confidence and rival of 17 joints as float32, joint by joint; null unless asked",
+            "shares of the picture; about 0 to 1",
+            null=True,
+        ),
+        _field(
+            "phash",
+            pa.binary(),
+            "perceptual hash: luminance, blue and red chroma; null unless asked",
+            "192 bits",
+            null=True,
+        ),
+        _field("embedding", pa.binary(), "unit vector as float16; null unless asked", null=True),
+        *_STATUS,
+    ]
+)
+"""What `screen` has seen of each picture, before any rule; in the store only."""
 
 SCREENED = pa.schema(
     [
         _UID,
         _field("keep", pa.bool_(), "whether the picture goes on"),
         _field("reason", pa.string(), "why it does not: slugs joined by a plus sign", null=True),
-        _field(
-            "grey_variance",
-            pa.float32(),
-            "mean over (R-G, G-B, B-R) of the variance over pixels; low is grey or blank",
-            "squared 8-bit levels",
-        ),
-        _field("jpeg_bytes", pa.int32(), "size of the encoded picture", "bytes"),
-        _field(
-            "pose_score", pa.float32(), "how person-like the keypoints are", "0 to 1", null=True
-        ),
+        _GREY,
+        _SIZE,
+        _PEOPLE,
+        _field("pose_score", pa.float32(), "mean confidence of the 17 joints", "0 to 1", null=True),
         _field("duplicate_of", pa.string(), "uid of the picture it nearly repeats", null=True),
         *_STATUS,
     ]
-)
-
-JUDGED = SCREENED.append(
-    _field(
-        "phash",
-        pa.binary(),
-        "perceptual hash: luminance, blue and red chroma",
-        "192 bits",
-        null=True,
-    )
 )
 
 CAPTIONED = pa.schema(
@@ -111,6 +162,18 @@ CAPTIONED = pa.schema(
         _UID,
         _field("captions", pa.list_(pa.string()), "the captions that later stages read"),
         _field("method", pa.string(), "how they were made"),
+        _field(
+            "styles",
+            pa.list_(pa.string()),
+            "the style in which each was asked for; null where no captioner spoke",
+            null=True,
+        ),
+        _field(
+            "seeds",
+            pa.list_(pa.int64()),
+            "the seed that each was drawn with; null where no captioner spoke",
+            null=True,
+        ),
         *_STATUS,
     ]
 )
@@ -172,7 +235,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "images": IMAGES,
     "evidence": EVIDENCE,
     "restyled": RESTYLED,
-    "judged": JUDGED,
+    "measured": MEASURED,
     "screened": SCREENED,
     "captioned": CAPTIONED,
     "annotated": ANNOTATED,

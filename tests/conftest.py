@@ -1,10 +1,46 @@
-"""What tests of several folders share: one Prefect server and one rebuild a session."""
+"""What tests of several folders share: one Prefect server and one rebuild a session.
+
+``make test`` parts the tests over two processes by file. The files that share a server or a rebuild
+go to one of them, and first, so that each is made once.
+"""
 
 from collections.abc import Iterator
+from functools import cache
+from typing import Any
 
 import pytest
 
-from tests.projects import STAGES, Project, serve
+from tests.projects import ROOT, STAGES, Project, serve
+
+SHARED = ("prefect_server", "rebuilt")
+"""Fixtures that are made once for tests of many files."""
+
+
+@cache
+def shares(file: str) -> bool:
+    """Say whether a test file, relative to the project, uses what is shared."""
+    text = (ROOT / file).read_text(encoding="utf-8")
+    return any(f"{name}: " in text or f"({name}" in text for name in SHARED)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that share something before the others."""
+    items.sort(key=lambda item: not shares(item.nodeid.partition("::")[0]))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Make of ``--dist loadfile`` one that keeps together what shares something."""
+    # The marks of ``--dist loadgroup`` would say the same, but pytest-xdist 3.8 writes them into
+    # names that pytest 9 no longer reads.
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "shared" if shares(file) else file
+
+    return Scheduling(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 @pytest.fixture(scope="session")

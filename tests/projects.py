@@ -26,7 +26,7 @@ CODE = ("flows", "tasks", "models", "profiles")
 FILES = (
     "dvc.yaml", "pyproject.toml", ".dvcignore", ".gitignore", "data/README.md", "data/nothing",
 )  # fmt: skip
-STAGES = 12
+STAGES = 13
 """Of the micro profile."""
 
 

@@ -42,7 +42,7 @@ def test_an_experiment_is_a_page_under_its_name(project: Project, prefect_server
     [group] = [tag for tag in stage["tags"] if tag.startswith("rebuild:")]
     [page] = [run for run in runs(prefect_server, group) if run["parent_task_run_id"] is None]
     assert page["name"].endswith("(near)")
-    assert page["state"]["message"] == "1 stages ran, 11 skipped"
+    assert page["state"]["message"] == "1 stages ran, 12 skipped"
     project.call("git", "checkout", "-q", ".")
 
 

@@ -11,6 +11,7 @@ from tasks.caption import CaptionParams
 from tasks.diffusion import DiffusionParams
 from tasks.evaluate import EvaluationRun
 from tasks.finetune import FinetuneParams
+from tasks.gap.arms import GapParams, arm_sections
 from tasks.ingest import IngestDatasetParams
 from tasks.inputs import NOTHING, Inputs
 from tasks.params import read_section, read_yaml
@@ -28,6 +29,7 @@ SECTIONS: dict[str, type[Any]] = {
     "diffusion": DiffusionParams,
     "adapt": AdaptParams,
     "restyle": RestyleParams,
+    "gap": GapParams,
     "screen": ScreenParams,
     "caption": CaptionParams,
     "annotate": AnnotateParams,
@@ -60,9 +62,14 @@ def test_dvc_watches_the_local_models_and_only_them(path: Path) -> None:
     inputs = read_section(Inputs, "inputs", path)
     pretrain = read_section(PretrainParams, "pretrain", path)
     caption = read_section(CaptionParams, "caption", path)
+    screen = read_section(ScreenParams, "screen", path)
+    judge = read_section(GapParams, "gap", path).judge
     loaded = {
         "base": read_section(DiffusionParams, "diffusion", path).base,
-        "poser": read_section(ScreenParams, "screen", path).poser,
+        "poser": screen.poser,
+        "people": screen.people,
+        "embedder": screen.embedder,
+        "judge": judge.features,
         "captioner": caption.model if caption.method == "captioner" else "none",
         "detector": read_section(AnnotateParams, "annotate", path).proposer,
         "parser": read_section(AnnotateParams, "annotate", path).parser,
@@ -79,3 +86,12 @@ def test_dvc_watches_the_local_models_and_only_them(path: Path) -> None:
 
 def test_the_command_line_annotates_as_the_default_does() -> None:
     assert read_section(AnnotateParams, "annotate", ROOT / "params.yaml") == DEFAULT
+
+
+@pytest.mark.parametrize("path", PROFILES, ids=lambda p: p.stem)
+def test_every_arm_of_the_gap_can_be_made(path: Path) -> None:
+    section = read_section(GapParams, "gap", path)
+    arms = arm_sections(section, read_section(RestyleParams, "restyle", path))
+    assert set(arms) == set(section.arms)
+    for arm in arms.values():
+        assert arm.sampling.strength == 0 or arm.sampling.executed > 0  # steps are run at all

@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.dvc, pytest.mark.slow, pytest.mark.timeout(1500)]
 
 AFTER_FINETUNE = {"finetune@target", "evaluate@finetuned", "report"}
 AFTER_PRETRAIN = {"pretrain", "evaluate@direct", *AFTER_FINETUNE}
-AFTER_RESTYLE = {"restyle", "screen", "caption", "annotate", *AFTER_PRETRAIN}
+AFTER_RESTYLE = {"restyle", "gap", "screen", "caption", "annotate", *AFTER_PRETRAIN}
 EVERYTHING = {"ingest@source", "ingest@target", "adapt", *AFTER_RESTYLE}
 
 
@@ -78,15 +78,15 @@ CASES = (
     parameter(f"{TARGET}.seed", 1, "ingest@target", EVERYTHING - {"ingest@source"}),
     parameter("diffusion.precision", "fp32", "adapt", {"adapt", *AFTER_RESTYLE}),
     parameter("adapt.seed", 1, "adapt", {"adapt", *AFTER_RESTYLE}),
-    parameter("restyle.seed", 1, "restyle", AFTER_RESTYLE),
+    parameter("restyle.seed", 1, ("restyle", "gap"), AFTER_RESTYLE),
     Case(
         "`inputs.dad: data/nothing` and `restyle.match: 0` (the base without DaD)",
-        ("restyle",),
+        ("restyle", "gap"),
         frozenset(AFTER_RESTYLE),
         {"inputs.dad": "data/nothing", "restyle.match": 0.0},
     ),
     parameter("screen.poser", "none", "screen", {"screen", "caption", "report"}),
-    parameter("caption.method", "prompt", "caption", {"caption", "annotate", *AFTER_PRETRAIN}),
+    parameter("caption.method", "keep", "caption", {"caption", "annotate", *AFTER_PRETRAIN}),
     parameter("annotate.box_threshold", 0.6, "annotate", {"annotate", *AFTER_PRETRAIN}),
     parameter("pretrain.training.seed", 1, "pretrain", AFTER_PRETRAIN),
     parameter("finetune.datasets.target.training.seed", 1, "finetune@target", AFTER_FINETUNE),
@@ -96,6 +96,7 @@ CASES = (
         "evaluate@direct",
         {"evaluate@direct", "report"},
     ),
+    parameter("gap.seed", 1, "gap", {"gap", "report"}),
     parameter("report.seed", 1, "report", {"report"}),
     Case(
         "one more source image",
@@ -107,10 +108,10 @@ CASES = (
         until="restyle",
     ),
     Case(
-        "a line of `tasks/restyle.py`",
-        ("restyle",),
+        "a line of `tasks/renderer.py`",
+        ("restyle", "gap"),
         frozenset(AFTER_RESTYLE),
-        edits=(("tasks/restyle.py", 'section.seed, "noise")', 'section.seed + 1, "noise")'),),
+        edits=(("tasks/renderer.py", 'section.seed, "noise")', 'section.seed + 1, "noise")'),),
         shards={"restyle": "all"},
         bytes_of="data/restyled",
         same=False,
@@ -119,8 +120,8 @@ CASES = (
     ),
     Case(
         "a docstring and a comment of `tasks/restyle.py`",
-        ("restyle",),
-        frozenset({"restyle"}),
+        ("restyle", "gap"),
+        frozenset({"restyle", "gap"}),
         edits=(
             ("tasks/restyle.py", '"""Render source pictures', '"""Draw source pictures'),
             ("tasks/restyle.py", "from __future__ ", "# What comes\nfrom __future__ "),
@@ -130,10 +131,10 @@ CASES = (
         always=True,
     ),
     Case(
-        "a line of `tasks/screen.py` that changes no result",
+        "a line of `tasks/instruments.py` that changes no result",
         ("screen",),
         frozenset({"screen"}),
-        edits=(("tasks/screen.py", "REASONS = (", "REASONS: tuple[str, ...] = ("),),
+        edits=(("tasks/instruments.py", "_CHUNK = 256", "_CHUNK: int = 256"),),
         shards={"screen": "all"},
         bytes_of="data/screened",
     ),

@@ -33,7 +33,7 @@ from benchmarks.reliability.trial import Outcome
 
 STAGES = {
     "ingest@source", "ingest@target", "adapt", "restyle", "screen", "caption", "annotate",
-    "pretrain", "finetune@target", "evaluate@direct", "evaluate@finetuned", "report",
+    "pretrain", "finetune@target", "evaluate@direct", "evaluate@finetuned", "gap", "report",
 }  # fmt: skip
 
 

@@ -3,9 +3,9 @@
 Every folder has the files that ``hf download`` gives for the real model, with the names of files,
 classes and tensors that older versions of the libraries wrote, and the very same classes, only with
 few and narrow layers. Weights are random where nothing depends on them. Where a random model would
-leave the later stages without work it is given something to say: the pose model sees one standing
-person in every picture, the captioner knows a sentence, the parser has learnt three. Nothing here
-needs a network.
+leave the later stages without work it is given something to say: the person detector and the pose
+model see one standing person in every picture, the captioner knows a sentence, the parser has
+learnt three. Nothing here needs a network.
 """
 
 from __future__ import annotations
@@ -36,6 +36,9 @@ from transformers import (
     GroundingDinoConfig,
     GroundingDinoForObjectDetection,
     GroundingDinoImageProcessor,
+    RTDetrConfig,
+    RTDetrForObjectDetection,
+    RTDetrResNetConfig,
     SwinConfig,
     SwinForImageClassification,
     T5Tokenizer,
@@ -44,6 +47,7 @@ from transformers import (
     VitPoseForPoseEstimation,
 )
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
+from transformers.models.rt_detr.image_processing_pil_rt_detr import RTDetrImageProcessorPil
 from transformers.models.vitpose.image_processing_pil_vitpose import VitPoseImageProcessorPil
 
 CAPTION = "a man in a red shirt and black trousers"
@@ -56,6 +60,7 @@ def write_weights(folder: Path) -> None:
     """Write every model that profile ``sd15`` names below its ``data/weights``."""
     torch.manual_seed(0)
     save_stable_diffusion(folder / "stable-diffusion-v1-5")
+    save_rtdetr(folder / "rtdetr_r50vd")
     save_vitpose(folder / "vitpose-base-simple")
     save_blip2(folder / "blip2-flan-t5-xl")
     save_grounding_dino(folder / "grounding-dino-base")
@@ -114,6 +119,36 @@ def save_stable_diffusion(folder: Path) -> None:
 
 
 # ------------------------------------------------------------------ screening
+
+
+def save_rtdetr(folder: Path) -> None:
+    """RT-DETR that sees one person in every picture, as large as the picture.
+
+    Its one level has one cell, whose anchor is the middle; biases alone decide class and size.
+    """
+    side = 32
+    backbone = RTDetrResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 8, 8, 16], depths=[1, 1, 1, 1], layer_type="basic",
+        out_features=["stage4"],
+    )  # fmt: skip
+    config = RTDetrConfig(
+        backbone_config=backbone, encoder_in_channels=[16], feat_strides=[side],
+        encoder_hidden_dim=16, encoder_ffn_dim=16, encoder_attention_heads=2,
+        encode_proj_layers=[0], d_model=16, num_feature_levels=1, num_queries=1,
+        decoder_in_channels=[16], decoder_ffn_dim=16, decoder_layers=2,
+        decoder_attention_heads=2, num_denoising=0, id2label={0: "person", 1: "bicycle"},
+    )  # fmt: skip
+    model = RTDetrForObjectDetection(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "bbox_embed.1.layers.2" in name or "class_embed.1" in name:
+                parameter.zero_()
+            if name.endswith("decoder.class_embed.1.bias"):
+                parameter[0] = 3.0  # a confidence of 0.95
+            if name.endswith("decoder.bbox_embed.1.layers.2.bias"):
+                parameter[2:] = 20.0  # width and height
+    model.save_pretrained(folder)
+    RTDetrImageProcessorPil(size={"height": side, "width": side}).save_pretrained(folder)
 
 
 STANDING = {

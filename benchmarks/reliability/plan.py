@@ -54,7 +54,7 @@ MICRO: list[Row] = [
     ("report", "published", ONE, (0.0, 0.3)),
     ("finetune@target", "checkpoint", ONE, (0.0, 0.3)),
     ("restyle", "committing", ONE, (0.0, 0.1)),
-    ("report", "started", ONE, (0.5, 6.0)),
+    ("gap", "entries", (1, 3), (0.0, 0.1)),
     ("pretrain", "checkpoint", ONE, (0.0, 0.3)),
     ("screen", "entries", (1, 3), NOW),
     ("evaluate@finetuned", "published", ONE, (0.0, 0.3)),

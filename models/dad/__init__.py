@@ -1,1 +1,1 @@
-"""Domain-aware Diffusion: a frozen text-to-image model and a ControlNet that carries a look."""
+"""Domain-aware Diffusion: a frozen text-to-image model and an adapter that carries a look."""

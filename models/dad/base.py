@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-from transformers import AutoConfig, CLIPTextModel, CLIPTokenizer
+from transformers import AutoConfig, CLIPTextModel, CLIPTokenizer, PreTrainedModel
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,7 +73,7 @@ class Base:
 
     @property
     def prediction_type(self) -> str:
-        """What the UNet predicts: ``epsilon`` or ``v_prediction``."""
+        """What the UNet predicts: ``epsilon`` (the noise), ``v_prediction`` or ``sample``."""
         return str(self.scheduler.config.prediction_type)
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
@@ -150,21 +150,10 @@ def load_base(name: str, device: torch.device | str = "cpu", precision: Precisio
         ValueError: A part is missing or does not fit the others.
     """
     path, _, wanted = name.partition("@")
-    # safetensors only: a pickle may run code.
     options: dict[str, Any] = {"revision": wanted} if wanted else {}
-    safe = options | {"use_safetensors": True}
-    vae = AutoencoderKL.from_pretrained(path, subfolder="vae", torch_dtype=torch.float32, **safe)
-    unet = UNet2DConditionModel.from_pretrained(
-        path, subfolder="unet", torch_dtype=torch.float32, **safe
-    )
-    text_encoder, found = CLIPTextModel.from_pretrained(
-        path, subfolder="text_encoder", dtype=torch.float32, output_loading_info=True, **safe
-    )
-    if missing := sorted(found["missing_keys"]):  # transformers would leave them at random
-        raise ValueError(
-            f"{name}: text_encoder lacks {len(missing)} tensors, e.g. {missing[:2]}; a base is "
-            "complete; download it again"
-        )
+    vae = _network(AutoencoderKL, path, "vae", options)
+    unet = _network(UNet2DConditionModel, path, "unet", options)
+    text_encoder = _network(CLIPTextModel, path, "text_encoder", options)
     tokenizer = CLIPTokenizer.from_pretrained(path, subfolder="tokenizer", **options)
     scheduler = DDPMScheduler.from_pretrained(path, subfolder="scheduler", **options)
     for network in (vae, unet, text_encoder):
@@ -182,6 +171,37 @@ def load_base(name: str, device: torch.device | str = "cpu", precision: Precisio
     return base
 
 
+def _network(kind: Any, path: str, part: str, options: dict[str, Any]) -> Any:
+    """Load one network in float32; a tensor that its class needs and the file lacks is an error.
+
+    The folder may hold the usual file, or only half-precision weights under diffusers' name for
+    them (``diffusion_pytorch_model.fp16.safetensors``); the usual one goes first.
+    """
+    dtype = "dtype" if issubclass(kind, PreTrainedModel) else "torch_dtype"
+    faults: list[OSError] = []
+    for variant in (None, "fp16"):
+        try:
+            network, found = kind.from_pretrained(
+                path,
+                subfolder=part,
+                variant=variant,
+                use_safetensors=True,  # a pickle may run code
+                output_loading_info=True,
+                **{dtype: torch.float32},
+                **options,
+            )
+        except OSError as error:
+            faults.append(error)
+            continue
+        if missing := sorted(found["missing_keys"]):  # they would be left at random
+            raise ValueError(
+                f"{path}: {part} lacks {len(missing)} tensors, e.g. {missing[:2]}; a base is "
+                "complete; download it again"
+            )
+        return network
+    raise faults[0]
+
+
 def _check_fit(base: Base) -> None:
     text, cross = base.text_encoder.config.hidden_size, base.unet.config.cross_attention_dim
     if text != cross:
@@ -195,10 +215,16 @@ def _check_fit(base: Base) -> None:
             f"{base.name}: the autoencoder has {latent} latent channels and the UNet takes "
             f"{taken}; both must be equal (an inpainting model has 9); take a text-to-image model"
         )
-    if base.prediction_type not in {"epsilon", "v_prediction"}:
+    if base.prediction_type not in {"epsilon", "v_prediction", "sample"}:
         raise ValueError(
             f"{base.name}: prediction_type is {base.prediction_type!r}; this objective knows "
-            "epsilon and v_prediction; take another base"
+            "epsilon, v_prediction and sample; take another base"
+        )
+    if base.prediction_type == "epsilon" and base.scheduler.config.rescale_betas_zero_snr:
+        raise ValueError(
+            f"{base.name}: the scheduler has no signal at the last timestep "
+            "(rescale_betas_zero_snr) and the UNet predicts noise, which then says nothing of the "
+            "picture; such a schedule needs v_prediction or sample; correct scheduler_config.json"
         )
 
 

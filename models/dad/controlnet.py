@@ -5,9 +5,7 @@ frozen, and the control image is always completely white. So the control says no
 picture; the copies learn what every picture of the target domain has in common, its look.
 
 What is unusual: because all control images are equal, one white image stands for the batch and is
-broadcast. The objective is model plus loss in one module, so the loop does not know which of
-them it trains: noise prediction for a base that predicts noise (Stable Diffusion 1.5), velocity
-for one that predicts velocity (2.x, the shipped one).
+broadcast.
 
 Shape legend: B batch, H W pixels, h w latent positions, C latent channels, L tokens, D text width.
 """
@@ -17,10 +15,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from diffusers import ControlNetModel
-from diffusers.models.attention_processor import AttnProcessor
-from torch import Tensor, nn
+from torch import Tensor
+
+from models.dad.objective import DaDObjective
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,11 +64,16 @@ def load_controlnet(folder: Path, base: Base) -> ControlNetModel:
         base: The base that it was trained on.
 
     Raises:
-        ValueError: Its widths are not those of the base.
+        ValueError: Its widths are not those of the base, or tensors are missing.
     """
-    controlnet = ControlNetModel.from_pretrained(
-        folder, torch_dtype=torch.float32, use_safetensors=True
+    controlnet, found = ControlNetModel.from_pretrained(
+        folder, torch_dtype=torch.float32, use_safetensors=True, output_loading_info=True
     )
+    if missing := sorted(found["missing_keys"]):  # diffusers would leave them at random
+        raise ValueError(
+            f"{folder}: the ControlNet lacks {len(missing)} tensors, e.g. {missing[:2]}; a "
+            "ControlNet is complete; run adapt again"
+        )
     for key in ("block_out_channels", "cross_attention_dim", "in_channels", "layers_per_block"):
         has, needs = controlnet.config[key], base.unet.config[key]
         if has != needs and list(_flat(has)) != list(_flat(needs)):
@@ -90,69 +93,40 @@ def white_image(base: Base, size: tuple[int, int]) -> Tensor:
     return torch.ones(1, 3, *size, device=base.device)
 
 
-class DaDObjective(nn.Module):
-    """A ControlNet on a frozen base together with its denoising loss (paper section 3.1).
+class ControlNetObjective(DaDObjective):
+    """A ControlNet in training on a frozen base (paper section 3.1); see `DaDObjective`."""
 
-    Args:
-        base: Frozen; not a submodule, so that its weights are neither trained nor saved.
-        controlnet: Trained.
-        size: Height and width of the pictures, in pixels.
-    """
-
-    def __init__(self, base: Base, controlnet: ControlNetModel, size: tuple[int, int]) -> None:
-        super().__init__()
-        if any(side % base.scale for side in size):
-            raise ValueError(
-                f"size {size}; both sides must be multiples of {base.scale}, the pixels a latent "
-                f"position of {base.name}; round them"
-            )
-        if base.device.type == "cpu" and base.precision != "fp32":
-            # Measured: the fused attention's backward takes half of a step there.
-            for network in (base.unet, controlnet):
-                network.set_attn_processor(AttnProcessor())
+    def __init__(
+        self,
+        base: Base,
+        controlnet: ControlNetModel,
+        size: tuple[int, int],
+        *,
+        recompute: bool = False,
+    ) -> None:
+        super().__init__(base, controlnet, size, recompute=recompute)
         self.controlnet = controlnet
-        self._base = base
         self._white = white_image(base, size)
 
-    @property
-    def timesteps(self) -> int:
-        """Number of diffusion timesteps of the base's training."""
-        return int(self._base.scheduler.config.num_train_timesteps)
+    def predict(self, noisy_BChw: Tensor, words_BLD: Tensor, steps_B: Tensor) -> Tensor:
+        """Run the ControlNet beside the base."""
+        skips, middle = self.controlnet(
+            noisy_BChw, steps_B, words_BLD, controlnet_cond=self._white, return_dict=False
+        )
+        seen: Tensor = self._base.unet(
+            noisy_BChw,
+            steps_B,
+            words_BLD,
+            down_block_additional_residuals=skips,
+            mid_block_additional_residual=middle,
+            return_dict=False,
+        )[0]
+        return seen
 
-    def forward(
-        self,
-        latents_BChw: Tensor,
-        words_BLD: Tensor,
-        noise_BChw: Tensor,
-        steps_B: Tensor,
-    ) -> Tensor:
-        """Return the mean squared error of the denoiser's prediction.
+    def running(self) -> tuple[Base, ControlNetModel | None]:
+        """Return the base and the ControlNet."""
+        return self._base, self.controlnet
 
-        Args:
-            latents_BChw: Clean, scaled latents.
-            words_BLD: Text states; the empty prompt's where the prompt is dropped.
-            noise_BChw: Standard normal.
-            steps_B: Diffusion timesteps, integers.
-
-        Returns:
-            A scalar, float32.
-        """
-        base = self._base
-        noisy = base.scheduler.add_noise(latents_BChw, noise_BChw, steps_B)
-        if base.prediction_type == "epsilon":
-            target = noise_BChw
-        else:
-            target = base.scheduler.get_velocity(latents_BChw, noise_BChw, steps_B)
-        with base.autocast():
-            skips, middle = self.controlnet(
-                noisy, steps_B, words_BLD, controlnet_cond=self._white, return_dict=False
-            )
-            seen = base.unet(
-                noisy,
-                steps_B,
-                words_BLD,
-                down_block_additional_residuals=skips,
-                mid_block_additional_residual=middle,
-                return_dict=False,
-            )[0]
-        return F.mse_loss(seen.float(), target.float())
+    def save(self, folder: Path) -> None:
+        """Write the ControlNet as diffusers does."""
+        self.controlnet.save_pretrained(folder)

@@ -1,49 +1,48 @@
-"""Pictures in the target's look: diffusers' own ControlNet pipelines, batched.
+"""Pictures in the target's look, in batches: image to image and text to image through DaD.
 
 `Restyler.restyle` is image to image (the source picture is noised up to ``strength`` and denoised
 through DaD, PAPERS.md 1.1 for the network; image to image is this project's way of keeping the
-content), `Restyler.generate` is the paper's text to image. Both are diffusers' pipelines, which
-already take finished prompt states, one random generator a picture and do classifier-free guidance
-in one pass. Two methods are overridden, with equal results:
+content), `Restyler.generate` is the paper's text to image. The results are those of diffusers'
+ControlNet pipelines with one generator a picture (tests hold them against each other, every
+sampler); what is left out is in `models.dad.denoiser`.
 
-- the source pictures are encoded in one batch, where diffusers encodes them one by one as soon as
-  every picture has its own generator;
-- the white control image stays a batch of one and is broadcast.
+What is unusual: nothing in the loop waits for a GPU. `Restyler.begin` returns while the GPU still
+works, and `Pending.wait` gives the pictures, so the next batch is queued before this one is done,
+and whoever wants the pixels waits on another thread. The noise of a picture comes from its own
+seed and is drawn on the CPU, so neither order nor batch nor device changes it; batch size changes
+a result by floating-point noise only. Several threads may use one Restyler.
 
-One step is this project's own, and off unless ``match`` says so: noise hides details long before it
-hides light and colour cast, so image to image keeps the source's light at any strength that keeps
-its content. ``match`` moves the mean and deviation of each latent channel towards those of a
-target picture before the noise is added; DaD then makes a plausible picture of it.
+One step is this project's own, and off unless ``match`` says so: noise hides details long before
+it hides light and colour cast, so image to image keeps the source's light at any strength that
+keeps its content. ``match`` moves the statistics of the start to those of a target picture
+(`models.dad.look`) before the noise is added; DaD then makes a plausible picture of it.
 
-The noise of a picture comes from its own seed and is drawn on the CPU, so neither order nor batch
-nor device changes it; batch size changes a result by floating-point noise only.
+With ``noise: inverted`` no noise is drawn at all: it is computed from the picture, and the adapter
+changes the look on the way back (`models.dad.inversion`).
+
+    restyler = Restyler(base, controlnet, (384, 256), Sampling(steps=20, strength=0.5))
+    pictures_BHW3 = restyler.restyle(pixels_BHW3, base.encode_prompts(prompts), seeds)
+    other = restyler.with_sampling(Sampling(steps=20, strength=0.7))  # the same networks
 
 Shape legend: B batch, H W pixels, h w latent positions, C latent channels, L tokens, D text width.
 """
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from diffusers import (
-    DDIMScheduler,
-    DDPMScheduler,
-    DPMSolverMultistepScheduler,
-    EulerAncestralDiscreteScheduler,
-    EulerDiscreteScheduler,
-    StableDiffusionControlNetImg2ImgPipeline,
-    StableDiffusionControlNetPipeline,
-    UniPCMultistepScheduler,
-)
-from diffusers.utils.torch_utils import randn_tensor
 
-from models.dad.controlnet import new_controlnet, white_image
+from models.dad.denoiser import Denoiser
+from models.dad.inversion import Bridge
+from models.dad.look import match_look
+from models.dad.sampling import Path, Sampling, draw
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from diffusers import ControlNetModel
     from numpy.typing import NDArray
@@ -51,138 +50,40 @@ if TYPE_CHECKING:
 
     from models.dad.base import Base
 
-SamplerName = Literal["ddim", "dpm", "unipc", "euler", "euler_ancestral", "ddpm"]
-
-_SAMPLERS: dict[str, Any] = {
-    "ddim": DDIMScheduler,
-    "dpm": DPMSolverMultistepScheduler,
-    "unipc": UniPCMultistepScheduler,
-    "euler": EulerDiscreteScheduler,
-    "euler_ancestral": EulerAncestralDiscreteScheduler,
-    "ddpm": DDPMScheduler,
-}
+__all__ = ["Pending", "Restyler", "Sampling"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """How pictures are sampled."""
+@dataclass(frozen=True)
+class Pending:
+    """Pictures on their way: on a GPU they may still be computed."""
 
-    steps: int
-    """Denoising steps of the full path; image to image runs the last ``strength`` of them."""
-    strength: float = 1.0
-    """Share of the path that image to image runs; 0 is the autoencoder's round trip."""
-    guidance: float = 1.0
-    """Classifier-free guidance scale; 1 runs no unconditional half."""
-    scheduler: SamplerName = "dpm"
-    """The sampler; all space their steps from the last timestep down (``trailing``)."""
-    negative_prompt: str = ""
-    """What the unconditional half is given."""
-    control_scale: float = 1.0
-    """Weight of the ControlNet; 0 is the base without DaD."""
+    pictures_BHW3: Tensor
+    done: torch.cuda.Event | None
 
-    match: float = 0.0
-    """Image to image: how far the start's channel statistics go to a target picture's; 0 is off."""
-
-    @property
-    def executed(self) -> int:
-        """Denoising steps that image to image really runs."""
-        return min(int(self.steps * self.strength), self.steps)
-
-
-def make_sampler(base: Base, name: SamplerName) -> Any:
-    """Make a sampler for the base's noise schedule.
-
-    Trailing spacing starts at the noisiest timestep, which matters with few steps.
-    """
-    if name not in _SAMPLERS:
-        raise ValueError(
-            f"scheduler {name!r}; the samplers are {', '.join(_SAMPLERS)}; choose one of them"
-        )
-    return _SAMPLERS[name].from_config(base.scheduler.config, timestep_spacing="trailing")
-
-
-def match_look(
-    latents_BChw: Tensor,
-    look_N2C: Tensor,
-    seeds: Sequence[int],
-    share: float,
-) -> Tensor:
-    """Move the mean and deviation of each channel towards those of target pictures.
-
-    Args:
-        latents_BChw: The start.
-        look_N2C: Means and deviations of the target pictures' latents.
-        seeds: Choose a target picture for each start.
-        share: 0 changes nothing, 1 gives the target picture's statistics exactly.
-
-    Returns:
-        Latents (B, C, h, w).
-    """
-    rows = torch.tensor([seed % len(look_N2C) for seed in seeds])
-    mean, deviation = look_N2C[rows].to(latents_BChw)[..., None, None].unbind(1)
-    own = latents_BChw.std((2, 3), keepdim=True).clamp_min(1e-6)
-    centred = latents_BChw - latents_BChw.mean((2, 3), keepdim=True)
-    return torch.lerp(latents_BChw, centred / own * deviation + mean, share)
-
-
-class _BatchedImg2Img(StableDiffusionControlNetImg2ImgPipeline):
-    """Image to image that encodes the whole batch at once.
-
-    Attributes:
-        look: Target statistics (N, 2, C) and the share of `match_look`; None to leave the start.
-    """
-
-    look: tuple[Tensor, float] | None = None
-
-    def prepare_control_image(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Prepare the white control image once for the batch."""
-        return super().prepare_control_image(*args, **kwargs)[:1]
-
-    def prepare_latents(
-        self,
-        image: Tensor,
-        timestep: Tensor,
-        batch_size: int,
-        num_images_per_prompt: int,
-        dtype: torch.dtype,
-        device: torch.device,
-        generator: list[torch.Generator],
-    ) -> Tensor:
-        """Encode, sample the posterior and add noise; random numbers in diffusers' order."""
-        del batch_size, num_images_per_prompt  # one picture a prompt
-        posterior = self.vae.encode(image.to(device)).latent_dist
-        mean, std = posterior.mean.to(dtype), posterior.std.to(dtype)
-        draw = {"generator": generator, "device": device, "dtype": dtype}
-        latents = self.vae.config.scaling_factor * (mean + std * randn_tensor(mean.shape, **draw))
-        if self.look is not None:
-            seeds = [each.initial_seed() for each in generator]
-            latents = match_look(latents, self.look[0], seeds, self.look[1])
-        return self.scheduler.add_noise(latents, randn_tensor(mean.shape, **draw), timestep)
-
-
-class _BatchedText2Img(StableDiffusionControlNetPipeline):
-    """Text to image with one white control image for the batch."""
-
-    def prepare_image(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Prepare the white control image once for the batch."""
-        return super().prepare_image(*args, **kwargs)[:1]
+    def wait(self) -> NDArray[np.uint8]:
+        """Return the pictures once they are there; other threads go on meanwhile."""
+        if self.done is not None:
+            self.done.synchronize()
+        return self.pictures_BHW3.numpy()
 
 
 class Restyler:
     """A base and its DaD ControlNet, ready to make pictures in batches.
 
     Args:
-        base: The frozen base.
+        base: The frozen base; copied, so that it may go on being used, or trained with.
         controlnet: The trained DaD ControlNet; None for the base alone.
         size: Height and width of the pictures, in pixels.
         sampling: How to sample.
         look_N2C: Means and deviations of the target pictures' latents, for ``match``.
-        base_revision: What identifies the base, for the rows' lineage.
-        dad_digest: What identifies the ControlNet; None without one.
+        plain: The base that inverted noise is computed with, where ``base`` holds an adapter
+            itself (LoRA); None where it does not.
+        compiled: Whether the networks go through torch.compile: minutes before the first batch.
 
     Raises:
         ValueError: The size does not fit the base, the sampler is unknown, ``strength`` is above
-            0 and yet runs no step, or ``match`` has nothing to go to.
+            0 and yet runs no step, ``match`` has nothing to go to, or inverted noise has too many
+            steps for its strength.
     """
 
     def __init__(
@@ -193,54 +94,52 @@ class Restyler:
         sampling: Sampling,
         *,
         look_N2C: Tensor | None = None,
-        base_revision: str = "",
-        dad_digest: str | None = None,
+        plain: Base | None = None,
+        compiled: bool = False,
     ) -> None:
         if any(side % base.scale for side in size):
             raise ValueError(
                 f"size {size}; both sides must be multiples of {base.scale}, the pixels a latent "
                 f"position of {base.name}; round them"
             )
+        self.base, self.size, self._look_N2C = base, size, look_N2C
+        self._use(sampling)
+        self._denoiser = Denoiser(base, controlnet, size, compiled=compiled)
+        self._upwards = (
+            self._denoiser if plain is None else Denoiser(plain, None, size, compiled=compiled)
+        )
+
+    def with_sampling(self, sampling: Sampling) -> Restyler:
+        """Return one that samples otherwise with the same networks; costs next to nothing.
+
+        Raises:
+            ValueError: As the constructor, of the sampling.
+        """
+        made = copy.copy(self)
+        made._use(sampling)
+        return made
+
+    def _use(self, sampling: Sampling) -> None:
         if sampling.strength > 0 and sampling.executed == 0:
             raise ValueError(
                 f"strength {sampling.strength} of {sampling.steps} steps runs no step at all; "
                 f"strength is 0, or at least {1 / sampling.steps:.3g} here; raise steps or strength"
             )
-        if sampling.match > 0 and look_N2C is None:
+        if sampling.match > 0 and self._look_N2C is None:
             raise ValueError(
                 f"match is {sampling.match} and no target statistics are given; they come with the "
-                "ControlNet that adapt trains; set match to 0 or pass that ControlNet"
+                "adapter that adapt trains; set match to 0 or pass that adapter"
             )
-        self.base, self.size, self.sampling = base, size, sampling
-        self.base_revision, self.dad_digest = base_revision, dad_digest
-        network = new_controlnet(base).eval() if controlnet is None else controlnet.eval()
-        if base.device.type == "cuda":
-            network.to(memory_format=torch.channels_last)
-            base.unet.to(memory_format=torch.channels_last)
-            base.vae.to(memory_format=torch.channels_last)
-        parts = {
-            "vae": base.vae,
-            "text_encoder": base.text_encoder,
-            "tokenizer": base.tokenizer,
-            "unet": base.unet,
-            "controlnet": network,
-            "safety_checker": None,
-            "feature_extractor": None,
-            "requires_safety_checker": False,
-        }
-        self._image_to_image = _BatchedImg2Img(
-            **parts, scheduler=make_sampler(base, sampling.scheduler)
+        self.sampling = sampling
+        self._whole = Path(self.base, sampling, sampling.steps)
+        self._last = Path(self.base, sampling, sampling.executed) if sampling.executed else None
+        self._bridge = None
+        if sampling.noise == "inverted" and sampling.executed:
+            self._bridge = Bridge(self.base, sampling.strength, sampling.executed)
+        self._negative_1LD = (
+            self.base.encode_prompts([sampling.negative_prompt]) if sampling.guided else None
         )
-        if look_N2C is not None and sampling.match > 0:
-            self._image_to_image.look = (look_N2C, sampling.match)
-        self._text_to_image = _BatchedText2Img(
-            **parts, scheduler=make_sampler(base, sampling.scheduler)
-        )
-        for pipeline in (self._image_to_image, self._text_to_image):
-            pipeline.set_progress_bar_config(disable=True)
-        self._negative_1LD = base.encode_prompts([sampling.negative_prompt])
 
-    @torch.no_grad()
     def restyle(
         self,
         pixels_BHW3: NDArray[np.uint8],
@@ -257,25 +156,8 @@ class Restyler:
         Returns:
             Pictures (B, H, W, 3).
         """
-        image = torch.from_numpy(np.ascontiguousarray(pixels_BHW3)).to(self.base.device)
-        image = image.permute(0, 3, 1, 2).float() / 255
-        if self.sampling.executed == 0:
-            mean, _ = self.base.encode_pixels(image * 2 - 1)
-            if self._image_to_image.look is not None:
-                look, share = self._image_to_image.look
-                mean = match_look(mean, look, seeds, share)
-            return _to_uint8(self.base.decode_latents(mean) / 2 + 0.5)
-        with self.base.autocast():
-            made = self._image_to_image(
-                image=image,
-                control_image=white_image(self.base, self.size),
-                strength=self.sampling.strength,
-                controlnet_conditioning_scale=self.sampling.control_scale,
-                **self._shared(words_BLD, seeds),
-            )
-        return _to_uint8(made.images)
+        return self.begin(pixels_BHW3, words_BLD, seeds).wait()
 
-    @torch.no_grad()
     def generate(self, words_BLD: Tensor, seeds: Sequence[int]) -> NDArray[np.uint8]:
         """Make pictures from prompts alone (the paper's way).
 
@@ -286,26 +168,86 @@ class Restyler:
         Returns:
             Pictures (B, H, W, 3).
         """
-        with self.base.autocast():
-            made = self._text_to_image(
-                image=white_image(self.base, self.size),
-                controlnet_conditioning_scale=self.sampling.control_scale,
-                **self._shared(words_BLD, seeds),
-            )
-        return _to_uint8(made.images)
+        return self.begin(None, words_BLD, seeds).wait()
 
-    def _shared(self, words_BLD: Tensor, seeds: Sequence[int]) -> dict[str, Any]:
-        words = words_BLD.to(self.base.device)
-        return {
-            "prompt_embeds": words,
-            "negative_prompt_embeds": self._negative_1LD.expand_as(words),
-            "num_inference_steps": self.sampling.steps,
-            "guidance_scale": self.sampling.guidance,
-            "generator": [torch.Generator().manual_seed(seed) for seed in seeds],
-            "output_type": "pt",
-        }
+    @torch.no_grad()
+    def begin(
+        self,
+        pixels_BHW3: NDArray[np.uint8] | None,
+        words_BLD: Tensor,
+        seeds: Sequence[int],
+    ) -> Pending:
+        """Start `restyle`, or without pixels `generate`; a GPU works on after the return."""
+        device = self.base.device
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        path = self._whole if pixels_BHW3 is None else self._last
+        if pixels_BHW3 is None:
+            noise = draw(self._denoiser.latent_shape, generators, device)
+            latents = noise * self._whole.spread
+        else:
+            latents = self._start(pixels_BHW3, seeds, generators)
+        if pixels_BHW3 is not None and self._bridge is not None:
+            # A ControlNet of weight 0 does not run, which leaves the base alone.
+            up = self._upwards.begin(words_BLD, None, control_scale=0.0)
+            latents = self._bridge.walk(latents, up, self._predict(words_BLD))
+        elif path is not None:
+            latents = self._denoise(latents, path, words_BLD, generators)
+        return _on_its_way(self._denoiser.decode(latents))
+
+    def _start(
+        self,
+        pixels_BHW3: NDArray[np.uint8],
+        seeds: Sequence[int],
+        generators: Sequence[torch.Generator],
+    ) -> Tensor:
+        """Encode and, unless its noise is computed, noise the source, in diffusers' order."""
+        network, device = self._denoiser, self.base.device
+        image = torch.from_numpy(np.ascontiguousarray(pixels_BHW3))
+        if device.type == "cuda":
+            image = image.pin_memory()
+        image = image.to(device, non_blocking=True).permute(0, 3, 1, 2).float() / 255
+        mean, deviation = network.encode(image * 2 - 1)
+        drawn = self._last is not None and self._bridge is None
+        if drawn:
+            mean = mean + deviation * draw(network.latent_shape, generators, device)
+        latents = mean * network.factor
+        if self.sampling.match > 0 and self._look_N2C is not None:
+            latents = match_look(latents, self._look_N2C, seeds, self.sampling.match)
+        if self._last is None or not drawn:
+            return latents
+        return self._last.start(latents, draw(network.latent_shape, generators, device))
+
+    def _denoise(
+        self,
+        latents_BChw: Tensor,
+        path: Path,
+        words_BLD: Tensor,
+        generators: Sequence[torch.Generator],
+    ) -> Tensor:
+        predict = self._predict(words_BLD)
+        sampler = path.sampler()
+        options = path.step_options(sampler, generators)
+        for time, device_time in zip(path.times, path.device_times, strict=True):
+            scaled = sampler.scale_model_input(latents_BChw, time)
+            seen = predict(scaled, device_time)
+            latents_BChw = sampler.step(seen, time, latents_BChw, return_dict=False, **options)[0]
+        return latents_BChw
+
+    def _predict(self, words_BLD: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        return self._denoiser.begin(
+            words_BLD,
+            self._negative_1LD,
+            guidance=self.sampling.guidance,
+            control_scale=self.sampling.control_scale,
+            reuse=self.sampling.reuse,
+        )
 
 
-def _to_uint8(images_B3HW: Tensor) -> NDArray[np.uint8]:
-    levels = (images_B3HW.float().clamp(0, 1) * 255).round().to(torch.uint8)
-    return levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+def _on_its_way(pictures_BHW3: Tensor) -> Pending:
+    if pictures_BHW3.device.type != "cuda":
+        return Pending(pictures_BHW3.cpu(), None)
+    kept = torch.empty(pictures_BHW3.shape, dtype=torch.uint8, pin_memory=True)
+    kept.copy_(pictures_BHW3, non_blocking=True)
+    done = torch.cuda.Event()
+    done.record(torch.cuda.current_stream(pictures_BHW3.device))
+    return Pending(kept, done)

@@ -17,49 +17,32 @@ Shape legend: B pictures, H x W pixels, L tokens of a caption.
 
 from __future__ import annotations
 
-import argparse
-import json
-import logging
 import re
-import time
 from collections import Counter
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration, BlipProcessor
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
 from models.captioner import Decoding, HubCaptioner
-from tasks.base.pool import PEOPLE, SIZE, Pool, draw_pool, soften
+from tasks.base.fitting import Plan, command_line, fit, held_out, write_record
+from tasks.base.pool import SIZE, Pool, draw_pool, soften
 from tasks.world.attributes import BAGS, COLOURS, LOWER_KINDS, UPPER_KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
-log = logging.getLogger(__name__)
+    from numpy.typing import NDArray
 
 MARKS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]")
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
-HELD_OUT_SEED = 1_000_003
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """How the captioner is trained; recorded in training.json."""
-
-    seed: int
-    images: int
-    source_share: float
-    steps: int
-    batch: int
-    rate: float
 
 
 def new_tokenizer(captions: Iterable[str], folder: Path) -> BertTokenizer:
@@ -105,40 +88,23 @@ def train(
     """Train by the next token's cross-entropy; returns averaged weights and the last loss."""
     torch.manual_seed(plan.seed)
     model = new_captioner(tokenizer).train()
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.998))
-    optimizer = torch.optim.AdamW(model.parameters(), plan.rate, weight_decay=0.02, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, plan.rate, plan.steps, pct_start=0.08, final_div_factor=100
-    )
     flat = [text for texts in pool.captions for text in texts]
     ids = tokenizer(flat, padding=True, return_tensors="pt").input_ids
     ids[:, 0] = tokenizer.bos_token_id  # generation starts with [DEC], not [CLS]
     ids_NEL = ids.view(len(pool.captions), -1, ids.shape[1])
     mean, std = torch.tensor(MEAN)[:, None, None], torch.tensor(STD)[:, None, None]
-    rng = np.random.default_rng(plan.seed)
-    recent: list[float] = []
-    began = time.monotonic()
-    for step in range(plan.steps):
-        rows = np.sort(rng.integers(0, len(pool.pixels), plan.batch))
-        generator = torch.Generator().manual_seed(plan.seed * 1_000_003 + step)
+
+    def loss_of(
+        model: BlipForConditionalGeneration, rows: NDArray[np.int64], generator: torch.Generator
+    ) -> Tensor:
         values = torch.from_numpy(np.ascontiguousarray(pool.pixels[rows])).permute(0, 3, 1, 2)
-        mirror = torch.rand(plan.batch, 1, 1, 1, generator=generator) < 0.5
+        mirror = torch.rand(len(rows), 1, 1, 1, generator=generator) < 0.5
         values = torch.where(mirror, values.flip(-1), values)
         pixels = (soften(values.float(), generator) / 255 - mean) / std
-        which = torch.randint(0, ids_NEL.shape[1], (plan.batch,), generator=generator)
-        loss = caption_loss(model, pixels, ids_NEL[torch.from_numpy(rows), which], tokenizer)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        average.update_parameters(model)
-        recent = [*recent[-99:], loss.item()]
-        if step % 200 == 0:
-            spent = time.monotonic() - began
-            log.info("captioner %d loss %.4f %.0f s", step, np.mean(recent), spent)
-    trained: BlipForConditionalGeneration = average.module
-    return trained.eval(), float(np.mean(recent))
+        which = torch.randint(0, ids_NEL.shape[1], (len(rows),), generator=generator)
+        return caption_loss(model, pixels, ids_NEL[torch.from_numpy(rows), which], tokenizer)
+
+    return fit(model, len(pool.pixels), plan, loss_of, "captioner")
 
 
 def caption_loss(
@@ -184,7 +150,7 @@ def accuracy(captioner: HubCaptioner, pool: Pool) -> dict[str, float]:
     texts: list[str] = []
     for start in range(0, len(pool.pixels), 100):
         part = list(pool.pixels[start : start + 100])
-        texts += captioner.caption(part, [0] * len(part))
+        texts += captioner.caption(part, [0] * len(part), Decoding())
     hits: dict[str, list[bool]] = {}
     for text, truth, seen in zip(texts, pool.labels, pool.seen, strict=True):
         read = read_caption(text)
@@ -214,46 +180,14 @@ def save(out: Path, model: BlipForConditionalGeneration, tokenizer: BertTokenize
 
 def main(arguments: list[str] | None = None) -> None:
     """Draw, train, save and measure on held-out people."""
-    parser = argparse.ArgumentParser(description="train the shipped tiny captioner")
-    parser.add_argument("--work", type=Path, required=True, help="where the pool is kept")
-    parser.add_argument("--out", type=Path, default=Path("models/tiny/captioner"))
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--images", type=int, default=20_000)
-    parser.add_argument("--steps", type=int, default=5_000)
-    parser.add_argument("--threads", type=int, default=1)
-    args = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    torch.set_num_threads(args.threads)
-    plan = Plan(
-        seed=args.seed,
-        images=args.images,
-        source_share=0.35,
-        steps=args.steps,
-        batch=64,
-        rate=1.5e-3,
-    )
+    args, plan = command_line("captioner", "captioner", 5_000, arguments)
     pool = draw_pool(plan.images, plan.source_share, plan.seed, args.work)
     tokenizer = new_tokenizer((text for texts in pool.captions for text in texts), args.out)
     model, loss = train(pool, tokenizer, plan)
     save(args.out, model, tokenizer)
-    captioner = HubCaptioner.from_pretrained(args.out, Decoding())
-    measured = {
-        look: accuracy(captioner, draw_pool(600, share, HELD_OUT_SEED, args.work))
-        for look, share in (("source", 1.0), ("random", 0.0))
-    }
-    record = {
-        "command": f"python -m tasks.base.captioner --seed {plan.seed} --images {plan.images} "
-        f"--steps {plan.steps}",
-        "seed": plan.seed,
-        "looks": ["source", "random"],
-        "images": plan.images,
-        "people": PEOPLE,
-        "plan": asdict(plan),
-        "losses": {"next_token_cross_entropy": loss},
-        "held_out": {"images": 600, "seed": HELD_OUT_SEED, **measured},
-    }
-    (args.out / "training.json").write_text(json.dumps(record, indent=1) + "\n")
-    log.info("%s", json.dumps(measured))
+    captioner = HubCaptioner.from_pretrained(args.out)
+    measured = held_out(partial(accuracy, captioner), args.work)
+    write_record(args.out, "captioner", plan, {"next_token_cross_entropy": loss}, measured)
 
 
 if __name__ == "__main__":

@@ -16,47 +16,31 @@ Shape legend: B pictures, K = 17 joints, H x W pixels, h x w = 24 x 12 cells.
 
 from __future__ import annotations
 
-import argparse
-import json
-import logging
-import time
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import VitPoseBackboneConfig, VitPoseConfig, VitPoseForPoseEstimation
 from transformers.models.vitpose.image_processing_pil_vitpose import VitPoseImageProcessorPil
 
 from models.poser import KEYPOINTS, VitPosePoser
-from tasks.base.pool import PEOPLE, SIZE, Pool, draw_pool, soften
+from tasks.base.fitting import Plan, command_line, fit, held_out, write_record
+from tasks.base.pool import SIZE, Pool, draw_pool, soften
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from pathlib import Path
 
-log = logging.getLogger(__name__)
+    from numpy.typing import NDArray
 
 CELLS = (24, 12)
 SIGMA = 0.9
 """Width of a joint's Gaussian, cells (of four pixels)."""
+PCK = 0.1
+"""Share of the body's height within which a joint counts as found."""
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-HELD_OUT_SEED = 1_000_003
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """How the poser is trained; recorded in training.json."""
-
-    seed: int
-    images: int
-    source_share: float
-    steps: int
-    batch: int
-    rate: float
 
 
 def new_poser() -> VitPoseForPoseEstimation:
@@ -177,18 +161,11 @@ def train(pool: Pool, plan: Plan) -> tuple[VitPoseForPoseEstimation, float]:
     model = new_poser().train()
     # Fused attention has a slow backward pass in bfloat16 on a CPU: plain attention halves a step.
     model.set_attn_implementation("eager")
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.998))
-    optimizer = torch.optim.AdamW(model.parameters(), plan.rate, weight_decay=0.02, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, plan.rate, plan.steps, pct_start=0.08, final_div_factor=100
-    )
     mean, std = torch.tensor(MEAN)[:, None, None], torch.tensor(STD)[:, None, None]
-    rng = np.random.default_rng(plan.seed)
-    recent: list[float] = []
-    began = time.monotonic()
-    for step in range(plan.steps):
-        rows = np.sort(rng.integers(0, len(pool.pixels), plan.batch))
-        generator = torch.Generator().manual_seed(plan.seed * 1_000_003 + step)
+
+    def loss_of(
+        model: VitPoseForPoseEstimation, rows: NDArray[np.int64], generator: torch.Generator
+    ) -> Tensor:
         values = torch.from_numpy(np.ascontiguousarray(pool.pixels[rows])).permute(0, 3, 1, 2)
         points = torch.from_numpy(pool.keypoints[rows])
         values, points = flip(values.float(), points, generator)
@@ -199,22 +176,12 @@ def train(pool: Pool, plan: Plan) -> tuple[VitPoseForPoseEstimation, float]:
         target = heatmap_targets(points)
         # Joints fill a hundredth of their maps: without the weight, empty maps are good enough.
         error = (maps - target).square() * (1 + 9 * (target > 0.1))
-        loss = error.mean()
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        average.update_parameters(model)
-        recent = [*recent[-99:], loss.item()]
-        if step % 200 == 0:
-            spent = time.monotonic() - began
-            log.info("poser %d loss %.5f %.0f s", step, np.mean(recent), spent)
-    trained: VitPoseForPoseEstimation = average.module
-    return trained.eval(), float(np.mean(recent))
+        return error.mean()
+
+    return fit(model, len(pool.pixels), plan, loss_of, "poser")
 
 
-def correct_share(poser: VitPosePoser, pool: Pool, limit: float = 0.1) -> dict[str, float]:
+def correct_share(poser: VitPosePoser, pool: Pool, limit: float = PCK) -> dict[str, float]:
     """PCK: visible joints found within a share of the body's height (head to ankle joints).
 
     Returns:
@@ -242,45 +209,13 @@ def save(out: Path, model: VitPoseForPoseEstimation) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Draw, train, save and measure on held-out people."""
-    parser = argparse.ArgumentParser(description="train the shipped tiny pose model")
-    parser.add_argument("--work", type=Path, required=True, help="where the pool is kept")
-    parser.add_argument("--out", type=Path, default=Path("models/tiny/poser"))
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--images", type=int, default=20_000)
-    parser.add_argument("--steps", type=int, default=4_000)
-    parser.add_argument("--threads", type=int, default=1)
-    args = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    torch.set_num_threads(args.threads)
-    plan = Plan(
-        seed=args.seed,
-        images=args.images,
-        source_share=0.35,
-        steps=args.steps,
-        batch=64,
-        rate=1.5e-3,
-    )
+    args, plan = command_line("poser", "pose model", 4_000, arguments)
     pool = draw_pool(plan.images, plan.source_share, plan.seed, args.work)
     model, loss = train(pool, plan)
     save(args.out, model)
     poser = VitPosePoser.from_pretrained(args.out)
-    measured = {
-        look: correct_share(poser, draw_pool(600, share, HELD_OUT_SEED, args.work))
-        for look, share in (("source", 1.0), ("random", 0.0))
-    }
-    record = {
-        "command": f"python -m tasks.base.poser --seed {plan.seed} --images {plan.images} "
-        f"--steps {plan.steps}",
-        "seed": plan.seed,
-        "looks": ["source", "random"],
-        "images": plan.images,
-        "people": PEOPLE,
-        "plan": asdict(plan),
-        "losses": {"heatmap_weighted_mse": loss},
-        "held_out": {"images": 600, "seed": HELD_OUT_SEED, "pck_at": 0.1, **measured},
-    }
-    (args.out / "training.json").write_text(json.dumps(record, indent=1) + "\n")
-    log.info("%s", json.dumps(measured))
+    measured = {"pck_at": PCK, **held_out(partial(correct_share, poser), args.work)}
+    write_record(args.out, "poser", plan, {"heatmap_weighted_mse": loss}, measured)
 
 
 if __name__ == "__main__":

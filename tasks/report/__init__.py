@@ -3,7 +3,8 @@
 ``report`` reads the finished tables, curves and metrics and writes one folder: ``index.html`` (one
 file, nothing loaded from elsewhere), each of its figures as a PNG, and the cards of the dataset
 and of the model. Reading order: `tasks.report.gather` (the numbers), `tasks.report.choices` (which
-epochs were kept), `tasks.report.illustrate` (which pictures), `tasks.report.sheets` and
+epochs were kept), `tasks.report.gap`, `tasks.report.rejects` and `tasks.report.wording` (their
+sections), `tasks.report.illustrate` (which pictures), `tasks.report.sheets` and
 `tasks.report.figures` (how they are drawn), `tasks.report.page` and `tasks.report.cards` (how they
 are put together).
 """
@@ -19,6 +20,8 @@ from tasks.report import cards, illustrate, page
 from tasks.report.choices import Run
 from tasks.report.gather import Facts, Sources, gather
 from tasks.report.parts import Picture
+from tasks.report.rejects import reject_sheet
+from tasks.report.wording import caption_sheet, measure_wording
 from tasks.shards import atomic_write
 
 if TYPE_CHECKING:
@@ -26,7 +29,6 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
-    from tasks.report.gap import Extractor
     from tasks.report.illustrate import DrawRegions
 
 __all__ = ["Facts", "ReportParams", "Run", "Sources", "report"]
@@ -46,8 +48,6 @@ class ReportParams:
     """Annotated pictures to show."""
     rank_list_queries: Positive
     """Queries to show for each evaluation; half of them are such as the best one gets wrong."""
-    gap_images: NonNegative
-    """Pictures of each domain for the distance to the target; 0 leaves the distances out."""
 
 
 def report(
@@ -56,7 +56,6 @@ def report(
     out: Path,
     *,
     draw_regions: DrawRegions | None = None,
-    extractor: Extractor | None = None,
 ) -> Facts:
     """Write the report of whatever the sources hold.
 
@@ -67,8 +66,6 @@ def report(
             the same names are replaced.
         draw_regions: Draws regions on a picture (`tasks.overlays.draw_regions`); without it the
             annotated pictures are left out.
-        extractor: Gives the features between which the distance to the target is measured
-            (`tasks.report.gap.SwinExtractor`); without it picture statistics stand in.
 
     Returns:
         The numbers that were reported.
@@ -76,17 +73,14 @@ def report(
     Raises:
         PedAlignError: No dataset is ingested, or an input is damaged.
     """
-    distances = None
-    if params.gap_images:
-        # Here, because torchmetrics and scikit-learn take seconds to load and sheets need neither.
-        from tasks.report.gap import measure_gap
-
-        distances = measure_gap(sources, params.gap_images, params.seed, extractor)
-    facts = gather(sources, distances)
+    facts = gather(sources, measure_wording(sources, params.seed))
     sheets: dict[str, Image.Image | None] = {
         "before-after": illustrate.before_after(sources, params.sheet_images, params.seed),
         "regions": illustrate.annotated(sources, params.region_images, params.seed, draw_regions),
+        "captions": caption_sheet(sources, params.region_images, params.seed),
     }
+    if sources.restyled and sources.screened:
+        sheets["rejects"] = reject_sheet(sources.restyled, sources.screened, seed=params.seed)
     if facts.evaluations:
         # Every evaluation shows the same queries, so that they can be compared one by one.
         best = max(facts.evaluations.values(), key=lambda e: e.measures.get("R@1", 0.0))

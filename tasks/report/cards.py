@@ -15,8 +15,8 @@ import jinja2
 import numpy as np
 from ruamel.yaml import YAML
 
-from tasks.report import choices
-from tasks.report.figures import number, smooth
+from tasks.report import choices, gap
+from tasks.report.figures import smooth
 from tasks.report.gather import Facts, is_drawn
 from tasks.report.page import notice
 from tasks.report.records import MEASURES
@@ -124,12 +124,9 @@ def dataset_card(facts: Facts) -> str:
             for split, n in check.images.items()
         ],
         leaks=_leak_lines(facts),
-        gap=[
-            (name, number(v), number(facts.gap.after[name]), number(facts.gap.floor[name]))
-            for name, v in facts.gap.before.items()
-        ]
-        if facts.gap
-        else [],
+        gap=gap.distances(facts.gap) if facts.gap else [],
+        gap_made=(facts.gap.main if facts.gap else "") or "restyled",
+        gap_content=gap.told(facts.gap) if facts.gap else "",
         ethics=ETHICS,
     )
 

@@ -1,4 +1,4 @@
-"""Charts of the report, each a Matplotlib figure: CMC, losses, epochs, counts, timings, gap.
+"""Charts of the report, each a Matplotlib figure: CMC, losses, epochs, counts, timings.
 
 Every function takes plain numbers and returns a `Figure`; `png` encodes it to the same bytes every
 time (no date, no version). Axes say what they measure; a line or bar carries its own value, so
@@ -32,7 +32,7 @@ KEPT = "#1667b7"
 EARLIER = {"upstream": "refused earlier", "screened": "refused earlier"}
 """Slugs of rows that a stage passes over because an earlier one refused them."""
 
-_STYLE = {
+STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 10.5,
     "text.color": INK,
@@ -58,7 +58,7 @@ _STYLE = {
 def png(figure: Figure, dpi: int = 160) -> bytes:
     """Encode a figure; the same figure gives the same bytes."""
     sink = io.BytesIO()
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         if isinstance(engine := figure.get_layout_engine(), ConstrainedLayoutEngine):
             engine.set(w_pad=0.14, h_pad=0.12)
         figure.savefig(sink, format="png", dpi=dpi, facecolor="white", metadata={"Software": None})
@@ -109,7 +109,7 @@ def cmc_chart(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
     Returns:
         The figure.
     """
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(8.6, 4.4), layout="constrained")
         axes = figure.subplots()
         last = max((float(np.max(ranks)) for ranks, _ in curves.values()), default=1.0)
@@ -142,7 +142,7 @@ def loss_chart(curves: Sequence[Curve]) -> Figure:
     """Draw a panel for every training run: raw losses faint, their moving mean strong."""
     columns = min(2 if len(curves) in {2, 4} else 3, len(curves))
     rows = -(-len(curves) // max(1, columns))
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(12, 3.3 * rows), layout="constrained")
         panels = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
         for axes, curve in zip(panels, curves, strict=False):
@@ -181,7 +181,7 @@ def epochs_chart(runs: Sequence[Epochs]) -> Figure:
     columns = min(2, len(runs))
     rows = -(-len(runs) // max(1, columns))
     size = (8.6, 4.2) if len(runs) == 1 else (12, 3.7 * rows)
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=size, layout="constrained")
         panels = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
         for axes, run in zip(panels, runs, strict=False):
@@ -232,7 +232,7 @@ def counts_chart(stages: Mapping[str, Mapping[str, int]]) -> Figure:
     tints = {r: PALETTE[1:][n % (len(PALETTE) - 1)] for n, r in enumerate(reasons)}
     tints |= dict.fromkeys(EARLIER, "#d5d9df")
     names = list(stages)
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(10.4, 0.9 + 0.5 * len(names)), layout="constrained")
         axes = figure.subplots()
         widest = max((sum(counts.values()) for counts in stages.values()), default=1) or 1
@@ -270,7 +270,7 @@ def timings_chart(stages: Sequence[tuple[str, float, float | None]]) -> Figure:
     Returns:
         The figure.
     """
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(10.4, 0.8 + 0.42 * len(stages)), layout="constrained")
         axes = figure.subplots()
         seconds = [s for _, s, _ in stages]
@@ -286,46 +286,6 @@ def timings_chart(stages: Sequence[tuple[str, float, float | None]]) -> Figure:
         axes.set_xlabel("seconds (beside the bar: time, peak memory)")
         axes.grid(visible=False, axis="y")
         axes.tick_params(axis="y", length=0, labelcolor=INK)
-    return figure
-
-
-def gap_chart(
-    before: Mapping[str, float], after: Mapping[str, float], floor: Mapping[str, float]
-) -> Figure:
-    """Draw each distance to the target before and after restyling, before being 100 %.
-
-    Args:
-        before: Measure to the distance between source and target.
-        after: Measure to the distance between restyled and target.
-        floor: Measure to the distance of the target to itself, drawn as a mark.
-
-    Returns:
-        The figure. Measures have different units, hence the common scale of percent.
-    """
-    names = [name for name in before if before[name] > 0]
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(8.6, 1.1 + 0.85 * max(1, len(names))), layout="constrained")
-        axes = figure.subplots()
-        longest = 100.0
-        for y, name in enumerate(names):
-            share, mark = 100 * after[name] / before[name], 100 * floor[name] / before[name]
-            longest = max(longest, share, mark)
-            axes.barh(y - 0.2, 100, height=0.36, color="#c9ced6")
-            axes.barh(y + 0.2, share, height=0.36, color=PALETTE[0])
-            axes.plot([mark, mark], [y - 0.44, y + 0.44], color=INK, lw=2)
-            axes.text(102, y - 0.2, number(before[name]), va="center", fontsize=9.5, color=MUTED)
-            note = f"{number(after[name])}   ({share - 100:+.0f} %)".replace("-", "−")
-            axes.text(max(share, mark) + 2, y + 0.2, note, va="center", fontsize=9.5, color=INK)
-        axes.set_yticks(range(len(names)), names)
-        axes.invert_yaxis()
-        axes.set_xlim(0, 1.25 * longest)
-        axes.set_xlabel("distance to the target domain (% of the distance before)")
-        axes.grid(visible=False, axis="y")
-        axes.tick_params(axis="y", length=0, labelcolor=INK)
-        axes.barh([0], [0], color="#c9ced6", label="source to target")
-        axes.barh([0], [0], color=PALETTE[0], label="restyled to target")
-        axes.plot([], [], color=INK, lw=2, label="target to itself")
-        figure.legend(loc="outside upper left", ncols=3, fontsize=9.5)
     return figure
 
 

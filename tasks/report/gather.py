@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from dataclasses import dataclass, field
-from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +20,10 @@ import pyarrow.csv as pa_csv
 from tasks.errors import PedAlignError
 from tasks.report.choices import Chosen, Run, read_chosen, read_epochs
 from tasks.report.figures import Curve, Epochs
+from tasks.report.gap import Gap, read_gap
 from tasks.report.records import MEASURES, read_json, settings
+from tasks.report.rejects import Tally, tally
+from tasks.report.splits import SplitCheck, check_splits
 from tasks.schemas import OK
 from tasks.shards import MANIFEST, iter_tables, read_manifest
 
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from tasks.report.gap import DomainGap
+    from tasks.report.wording import Wording
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +56,8 @@ class Sources:
     """Folders with metrics.json, cmc.csv and queries.parquet; the name is the folder's."""
     runs: Mapping[str, Run] = field(default_factory=dict)
     """Evaluation to what was evaluated, on what and how."""
+    gap: Path | None = None
+    """Folder of the stage `gap`."""
     timings: Path | None = None
     """Folder of STAGE.json files."""
 
@@ -77,6 +81,7 @@ class Sources:
         if target is None:
             named = [p.name for p in ingested if "target" in p.name]
             target = named[0] if named else None
+        compared = data / "reports" / "gap"
         metrics = sorted((data / "reports" / "evaluate").glob("*/metrics.json"))
         return cls(
             ingested=ingested,
@@ -88,6 +93,7 @@ class Sources:
             checkpoints={name: path for name, path in trained.items() if path.is_dir()},
             evaluations=tuple(p.parent for p in metrics),
             runs=runs or {},
+            gap=compared if compared.is_dir() else None,
             timings=timings,
         )
 
@@ -126,19 +132,6 @@ class Table:
     """Bytes on disk."""
     meta: Mapping[str, Any]
     digest: str
-
-
-@dataclass(frozen=True)
-class SplitCheck:
-    """Who and what stands in which split of a dataset, and what stands in two."""
-
-    people: Mapping[str, int]
-    images: Mapping[str, int]
-    captions: Mapping[str, int]
-    shared_people: Mapping[str, int]
-    """ "train/test" to the number of identities in both."""
-    shared_captions: int
-    """Sentences that stand word for word with more than one person."""
 
 
 @dataclass(frozen=True)
@@ -189,8 +182,12 @@ class Facts:
     cache: Mapping[str, int] | None
     """Disk use of ``.cache`` (`tasks.disk.cache_use`) after the last stage before the report. From
     the timings, and not measured here: a report of the same outputs and timings is the same."""
-    gap: DomainGap | None
-    """Distances to the target before and after restyling."""
+    gap: Gap | None
+    """How near the arms come to the target, and what content they keep."""
+    rejects: Tally | None
+    """What screening refused, and why."""
+    wording: Wording | None
+    """How diverse the captions are."""
 
     @property
     def fair(self) -> Mapping[str, Evaluation]:
@@ -217,8 +214,12 @@ def is_drawn(name: str, meta: Mapping[str, Any]) -> bool:
     return bool(meta.get("drawn")) or name in {"world-source", "world-target"}
 
 
-def gather(sources: Sources, gap: DomainGap | None = None) -> Facts:
+def gather(sources: Sources, wording: Wording | None = None) -> Facts:
     """Read every number that the report shows.
+
+    Args:
+        sources: The folders.
+        wording: What `tasks.report.wording` counted, which reads all captions.
 
     Raises:
         PedAlignError: No dataset is ingested, or a file that is there is damaged.
@@ -254,7 +255,9 @@ def gather(sources: Sources, gap: DomainGap | None = None) -> Facts:
         timings=_timings(sources.timings),
         outputs={name: folder_size(path) for name, path in sources.outputs.items()},
         cache=_cache(sources.timings),
-        gap=gap,
+        gap=read_gap(sources.gap) if sources.gap else None,
+        rejects=tally(sources.screened) if sources.screened else None,
+        wording=wording,
     )
 
 
@@ -280,47 +283,6 @@ def _screen_outcomes(folder: Path) -> dict[str, int]:
             slug = error if status != OK else OK if keep else reason
             counts[str(slug or "no reason given").split(":", 1)[0].split("+", 1)[0]] += 1
     return dict(sorted(counts.items()))
-
-
-def check_splits(folder: Path) -> SplitCheck:
-    """Count people, images and captions a split, and what several splits or people share.
-
-    Memory holds narrow columns only: a person's name and a caption for every row.
-    """
-    parts, said = [], []
-    for table in iter_tables(folder, ["split", "person_id", "captions", "status"], verify=False):
-        usable = table.filter(pc.equal(table["status"], OK))
-        count = pc.list_value_length(usable["captions"])
-        parts.append(usable.select(["split", "person_id"]).append_column("captions", count))
-        parents = pc.list_parent_indices(usable["captions"])
-        said.append(
-            pa.table(
-                {
-                    "person": usable["person_id"].take(parents),
-                    "caption": pc.list_flatten(usable["captions"]),
-                }
-            )
-        )
-    rows = pa.concat_tables(parts)
-    totals = rows.group_by("split").aggregate([([], "count_all"), ("captions", "sum")])
-    order = {"train": 0, "val": 1, "test": 2}
-    by_split = sorted(totals.to_pylist(), key=lambda t: (order.get(t["split"], 3), t["split"]))
-    pairs = rows.drop_null().group_by(["split", "person_id"]).aggregate([]).to_pydict()
-    people: dict[str, set[str]] = {t["split"]: set() for t in by_split}
-    for split, person in zip(pairs["split"], pairs["person_id"], strict=True):
-        people[split].add(person)
-    shared = {
-        f"{a}/{b}": len(people[a] & people[b]) for a, b in combinations(people, 2) if people[a]
-    }
-    spoken = pa.concat_tables(said).drop_null().group_by("caption")
-    owners = spoken.aggregate([("person", "count_distinct")])["person_count_distinct"]
-    return SplitCheck(
-        people={split: len(names) for split, names in people.items()},
-        images={t["split"]: t["count_all"] for t in by_split},
-        captions={t["split"]: t["captions_sum"] or 0 for t in by_split},
-        shared_people=shared,
-        shared_captions=int(pc.sum(pc.greater(owners, 1)).as_py() or 0),
-    )
 
 
 def _regions(folder: Path) -> Regions:

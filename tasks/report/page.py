@@ -8,14 +8,13 @@ come from datasets and may hold markup.
 from __future__ import annotations
 
 import itertools
-import math
 from importlib import resources
 from typing import TYPE_CHECKING
 
 import jinja2
 
 from tasks.disk import size_text
-from tasks.report import choices, figures
+from tasks.report import choices, figures, gap, wording
 from tasks.report.gather import Facts
 from tasks.report.parts import Grid, Picture, Section, Tile
 from tasks.report.records import MEASURES
@@ -35,14 +34,15 @@ def build(facts: Facts, pictures: Mapping[str, bytes]) -> list[Section]:
 
     Args:
         facts: The numbers.
-        pictures: PNG by name, for those sheets that could be made: ``before-after``, ``regions``
-            and ``ranks-EVALUATION``.
+        pictures: PNG by name, for those sheets that could be made: ``before-after``, ``rejects``,
+            ``captions``, ``regions`` and ``ranks-EVALUATION``.
 
     Returns:
         Sections with numbered figures and tables.
     """
-    sections = [_look(facts, pictures), _regions(facts, pictures), _retrieval(facts, pictures)]
-    sections += [_training(facts), _data(facts), _cost(facts)]
+    sections = [_look(pictures), gap.section(facts.gap), _screening(facts, pictures)]
+    sections += [wording.section(facts.wording, pictures), _regions(facts, pictures)]
+    sections += [_retrieval(facts, pictures), _training(facts), _data(facts), _cost(facts)]
     sections = [section for section in sections if section.parts]
     figure, table = itertools.count(1), itertools.count(1)
     for section in sections:
@@ -51,33 +51,34 @@ def build(facts: Facts, pictures: Mapping[str, bytes]) -> list[Section]:
     return sections
 
 
-def _look(facts: Facts, pictures: Mapping[str, bytes]) -> Section:
-    section = Section(
-        "Restyling",
-        "What restyling does to a picture, and how much closer to the target it comes.",
-    )
+def _look(pictures: Mapping[str, bytes]) -> Section:
+    section = Section("Restyling", "What restyling does to a picture.")
     if "before-after" in pictures:
         text = (
             "Columns show a picture above what was made of it; the bottom row shows the target's "
             "own pictures, unpaired."
         )
         section.parts.append(Picture("before-after", text, pictures["before-after"], photos=True))
-    if facts.gap:
-        text = (
-            f"Distance to the target on {facts.gap.pictures} pictures of each domain; the black "
-            "mark is the target against other pictures of itself."
-        )
-        gap = facts.gap
-        chart = figures.png(figures.gap_chart(gap.before, gap.after, gap.floor))
-        section.parts.append(Picture("domain-gap", text, chart, narrow=True))
-        rows = [
-            (name.replace("_", " "), *(figures.number(value) for value in values))
-            for name, values in gap.statistics.items()
-        ]
-        text = "What the domains look like on average: light, colour and sharpness."
+    return section
+
+
+def _screening(facts: Facts, pictures: Mapping[str, bytes]) -> Section:
+    section = Section("Screening", "Which pictures were refused, and why.")
+    if facts.rejects:
+        table = facts.rejects.table()
+        header = tuple(table[0]) if table else ()
         section.parts.append(
-            Grid(text, ("statistic", "source", "restyled", "target"), rows, narrow=True)
+            Grid(
+                f"{facts.rejects.beside_paper()} “Also” counts those that another reason refused "
+                "first.",
+                header,
+                [[str(value) for value in row.values()] for row in table],
+                text=frozenset({0, len(header) - 1}),
+            )
         )
+    if "rejects" in pictures:
+        text = "Refused pictures by reason; the first row is of those that were kept."
+        section.parts.append(Picture("rejects", text, pictures["rejects"], photos=True))
     return section
 
 
@@ -289,10 +290,7 @@ def tiles(facts: Facts) -> list[Tile]:
         if "R@1" in e.measures
     ][:3]
     if facts.gap:
-        name = next(iter(facts.gap.before))
-        left = facts.gap.left(name)
-        if math.isfinite(left):
-            found.append(Tile(f"{100 * left:.0f} %", f"of the gap to the target is left ({name})"))
+        found += gap.tiles(facts.gap)
     last = facts.tables.get("screen") or facts.tables.get("restyle")
     if last:
         found.append(Tile(f"{last.outcomes.get('ok', 0):,}", f"pairs kept of {last.rows:,} made"))

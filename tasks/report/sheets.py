@@ -109,13 +109,14 @@ class SheetRow:
     images: Sequence[Image.Image | None]
 
 
-def contact_sheet(rows: Sequence[SheetRow]) -> Image.Image:
+def contact_sheet(rows: Sequence[SheetRow], height: int = HEIGHT) -> Image.Image:
     """Draw rows of pictures with their names at the left.
 
     A column is one thing seen several ways; a row is one way of seeing many things.
 
     Args:
         rows: The rows, of equal length or shorter at the end.
+        height: Height of one picture, pixels.
 
     Returns:
         The sheet.
@@ -126,16 +127,17 @@ def contact_sheet(rows: Sequence[SheetRow]) -> Image.Image:
     if not rows:
         raise ValueError("a contact sheet of 0 rows was asked for; it needs one; give one")
     label = 236
-    cell = cell_for(image for row in rows for image in row.images)
+    cell = cell_for((image for row in rows for image in row.images), height)
     columns = max(len(row.images) for row in rows)
     width = 2 * MARGIN + label + columns * (cell[0] + GAP) - GAP
-    height = 2 * MARGIN + len(rows) * (cell[1] + GAP) - GAP
-    sheet = Image.new("RGB", (width, height), PAPER)
+    whole = 2 * MARGIN + len(rows) * (cell[1] + GAP) - GAP
+    lines = max(1, (cell[1] - 44) // 29)
+    sheet = Image.new("RGB", (width, whole), PAPER)
     draw = ImageDraw.Draw(sheet)
     for r, row in enumerate(rows):
         y = MARGIN + r * (cell[1] + GAP)
         draw.text((MARGIN, y), row.title, INK, font(28, bold=True))
-        for n, line in enumerate(wrap(row.detail, label - 20, 22, 7)):
+        for n, line in enumerate(wrap(row.detail, label - 20, 22, min(7, lines))):
             draw.text((MARGIN, y + 44 + 29 * n), line, MUTED, font(22))
         for c, image in enumerate(row.images):
             sheet.paste(fit(image, cell), (MARGIN + label + c * (cell[0] + GAP), y))

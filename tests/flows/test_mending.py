@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+import zc.lockfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -46,6 +47,19 @@ def test_an_empty_lock_is_put_back(workspace: Path) -> None:
     (workspace / "dvc.lock").write_bytes(b"")
     assert len(mending.mend()) == 1
     assert (workspace / "dvc.lock").read_bytes() == WHOLE
+
+
+def test_what_another_dvc_is_writing_is_not_copied(workspace: Path) -> None:
+    mending.keep_lock()
+    lock = zc.lockfile.LockFile(str(workspace / mending.PROJECT_LOCK))  # as DVC takes it
+    (workspace / "dvc.lock").write_bytes(b"half")
+    mending.keep_lock()
+    assert (workspace / mending.WHOLE).read_bytes() == WHOLE
+    lock.close()
+    mending.keep_lock()
+    assert (workspace / mending.WHOLE).read_bytes() == b"half"
+    # And the copying does not keep DVC out.
+    zc.lockfile.LockFile(str(workspace / mending.PROJECT_LOCK)).close()
 
 
 def test_without_a_copy_the_remedy_is_named(workspace: Path) -> None:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     BertConfig,
     BertTokenizerFast,
@@ -101,6 +102,21 @@ def test_thresholds_leave_out(folder):
     (left,) = high.propose([picture(0)], [[Query("a man"), Query("a bag")]])
     assert 0 < len(left) < len(found)
     assert np.all(left.scores_N > limit)
+
+
+def test_a_detector_that_lacks_a_tensor_is_not_loaded(folder, tmp_path):
+    """Its box head is shared between the decoder's layers and stands once in the file."""
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    tensors = load_file(tmp_path / "model.safetensors")
+    lost = next(key for key in tensors if key.endswith("level_embed"))
+    save_file({k: v for k, v in tensors.items() if k != lost}, tmp_path / "model.safetensors",
+              metadata={"format": "pt"})  # fmt: skip
+    with pytest.raises(ValueError, match=rf"1 missing \({lost}\)"):
+        GroundingDino.from_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match="cannot load the detector"):
+        GroundingDino.from_pretrained(tmp_path)
 
 
 def test_phrases_beyond_the_prompts_length_get_no_box(folder):

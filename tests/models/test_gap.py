@@ -9,7 +9,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.gap import fid, image_statistics, kid, normalised_gap, two_sample
+from models.gap import (
+    cmmd,
+    fid,
+    image_statistics,
+    kid,
+    kid_left_interval,
+    normalised_gap,
+    statistic_distance,
+    two_sample,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -189,3 +198,105 @@ def test_statistics_equal_the_slow_way_in_any_number():
 def test_other_shapes_and_types_are_refused(pictures):
     with pytest.raises(ValueError, match="stack pictures of one size"):
         image_statistics(pictures)
+
+
+def test_kid_is_torchmetrics() -> None:
+    """The published implementation, on subsets of everything."""
+    from torchmetrics.image.kid import KernelInceptionDistance
+
+    class Given(torch.nn.Module):
+        def forward(self, features: torch.Tensor) -> torch.Tensor:
+            return features
+
+    first, second = clouds(0.7, n=30, m=30)
+    metric = KernelInceptionDistance(Given(), subsets=1, subset_size=30)
+    metric.set_dtype(torch.float64)
+    metric.update(torch.from_numpy(first), real=True)
+    metric.update(torch.from_numpy(second), real=False)
+    assert kid(first, second).mean == pytest.approx(float(metric.compute()[0]), rel=1e-9)
+
+
+def test_interval_holds_what_is_left_and_shrinks_with_pictures() -> None:
+    widths = []
+    for n in (40, 160):
+        rng = np.random.default_rng(n)
+        source, made = rng.normal(size=(n, 6)) + 2, rng.normal(size=(n, 6)) + 1
+        halves = rng.normal(size=(n, 6)), rng.normal(size=(n, 6))
+        floor = kid(*halves).mean
+        before, after = (
+            np.mean([kid(each, half).mean for half in halves]) for each in (source, made)
+        )
+        low, high = kid_left_interval(source, made, halves)
+        assert low < normalised_gap(before, after, floor) < high
+        assert kid_left_interval(source, made, halves) == (low, high)
+        widths.append(high - low)
+    assert widths[1] < 0.7 * widths[0]
+    # Of what is the source itself everything is left, however the pictures are drawn.
+    assert kid_left_interval(source, source, halves) == (1, 1)
+    assert all(map(math.isnan, kid_left_interval(halves[0], made, (halves[0] + 9, halves[1]))))
+
+
+def test_resamples_do_not_count_a_picture_against_its_own_copy() -> None:
+    """Else every resample's sets would look denser than they are, and the floor too high."""
+    rng = np.random.default_rng(0)
+    sets = [rng.normal(size=(60, 4)) * 3 for _ in range(3)]
+    low, high = kid_left_interval(sets[0] + 1, sets[1], (sets[2], rng.normal(size=(60, 4)) * 3))
+    assert low < 0.15
+    assert high > -0.15
+
+
+def test_cmmd_by_hand() -> None:
+    # Unit vectors at right angles: squared distance 2, kernel exp(-2 / 200).
+    first, second = np.array([[3.0, 0], [5, 0]]), np.array([[0, 1.0], [0, 2]])
+    assert cmmd(first, second) == pytest.approx(2000 * (1 - math.exp(-0.01)))
+    assert cmmd(first, first * 7) == pytest.approx(0, abs=1e-9)
+
+
+def test_statistic_distance_by_hand() -> None:
+    target = np.array([0.0, 2, 0, 2])
+    assert statistic_distance(target + 3, target) == pytest.approx(3)
+    assert statistic_distance(np.array([1.0, np.nan]), target) == pytest.approx(1)
+    assert math.isnan(statistic_distance(np.array([np.nan]), target))
+
+
+def crowds(seed: int, people: int = 25, shots: int = 4) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures of people who look alike in all of theirs: features (people x shots, 5), and who."""
+    rng = np.random.default_rng(seed)
+    own = np.repeat(rng.normal(size=(people, 5)), shots, axis=0)
+    return own + rng.normal(0, 0.3, own.shape), np.repeat(np.arange(people), shots)
+
+
+def test_pairs_of_one_person_do_not_count() -> None:
+    first, second = np.array([[1.0, 0], [1, 0], [0, 1]]), np.array([[1.0, 1], [0, 0], [0, 0]])
+    # Kernel (x.y / 2 + 1)^3: 1.5^3 for a shared 1, 1 for none, 2^3 for two.
+    people = [0, 0, 1], [5, 6, 6]
+    within = 1.0 + 1.0
+    across = (3 * 1.5**3 + 6) / 9
+    assert kid(first, second, people=people).mean == pytest.approx(within - 2 * across)
+    with pytest.raises(ValueError, match="at least 2 people"):
+        kid(first, second, people=([1, 1, 1], [5, 6, 6]))
+    with pytest.raises(ValueError, match="one name a row"):
+        kid(first, second, people=([1, 2], [5, 6, 6]))
+
+
+def test_a_floor_between_few_people_is_about_nothing() -> None:
+    known, unknown, told, fooled = [], [], [], []
+    for seed in range(8):
+        (first, who), (second, others) = crowds(seed), crowds(100 + seed)
+        known.append(kid(first, second, people=(who, others)).mean)
+        unknown.append(kid(first, second).mean)
+        told.append(two_sample(first, second, people=(who, others), strength=1).accuracy)
+        fooled.append(two_sample(first, second, strength=1).accuracy)
+    assert abs(np.mean(known)) < 0.3 * np.mean(unknown)
+    assert np.mean(told) < 0.5 < np.mean(fooled)
+
+
+def test_intervals_draw_people_and_are_wider_for_it() -> None:
+    (first, who), (second, others) = crowds(1), crowds(2)
+    rng = np.random.default_rng(0)
+    source, made = rng.normal(size=(400, 5)) + 0.8, rng.normal(size=(400, 5)) + 0.4
+    one, many = (
+        kid_left_interval(source, made, (first, second), people=people)
+        for people in ((who, others), None)
+    )
+    assert one[1] - one[0] > many[1] - many[0]

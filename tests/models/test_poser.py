@@ -8,10 +8,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from transformers import VitPoseBackboneConfig, VitPoseConfig, VitPoseForPoseEstimation
 from transformers.models.vitpose.image_processing_pil_vitpose import VitPoseImageProcessorPil
 
-from models.poser import KEYPOINTS, VitPosePoser, decode_heatmaps
+from models.poser import KEYPOINTS, VitPosePoser, decode_heatmaps, rival_peaks
 
 SIZE = (64, 48)
 
@@ -80,6 +81,68 @@ def test_crop_equals_the_processor_of_transformers(
     assert ours.shape == theirs.shape
     # Theirs is rounded to whole 8-bit levels after the warp; deviations are about 0.225.
     assert (ours - theirs).abs().max() < 1.01 / 255 / 0.224
+
+
+BOXES = [[0.5, 0.5, 1.0, 1.0], [0.3, 0.6, 0.4, 0.7], [0.7, 0.2, 0.6, 0.3], [0.9, 0.9, 0.3, 0.4]]
+
+
+@pytest.mark.parametrize(("height", "width"), [(96, 48), (100, 160)])
+def test_boxes_are_cut_as_transformers_cuts_them(
+    poser: VitPosePoser, height: int, width: int
+) -> None:
+    images = pictures(len(BOXES), height, width)
+    corners = [
+        [[(cx - w / 2) * width, (cy - h / 2) * height, w * width, h * height]]
+        for cx, cy, w, h in BOXES
+    ]
+    theirs = VitPoseImageProcessorPil(size={"height": SIZE[0], "width": SIZE[1]})(
+        images, boxes=corners, input_data_format="channels_last", return_tensors="pt"
+    )["pixel_values"]
+    ours = poser.crop(torch.from_numpy(np.stack(images)), torch.tensor(BOXES))
+    apart = (ours - theirs).abs()
+    # What lies outside is black in both; their warp fades over the last pixel at the border.
+    assert (apart < 1.01 / 255 / 0.224).float().mean() > 0.97
+    assert apart[0].max() < 1.01 / 255 / 0.224
+
+
+def test_joints_of_boxes_are_placed_in_the_picture(
+    poser: VitPosePoser, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = pictures(len(BOXES), 96, 48)
+    corners = [[[(cx - w / 2) * 48, (cy - h / 2) * 96, w * 48, h * 96]] for cx, cy, w, h in BOXES]
+    processor = VitPoseImageProcessorPil.from_pretrained(folder)
+    centres = np.random.default_rng(0).uniform([3, 3], [8, 12], (len(BOXES), 17, 2))
+    maps = gaussians(centres, 16, 12, sigma=1.5)
+    theirs = processor.post_process_pose_estimation(SimpleNamespace(heatmaps=maps), boxes=corners)
+    monkeypatch.setattr(poser, "heatmaps", lambda crops: maps)
+    ours = poser.pose(images, BOXES)
+    expected = np.stack([result[0]["keypoints"].numpy() for result in theirs]) / [48, 96]
+    assert np.allclose(ours.points_BK2, expected, atol=2e-3)
+    with pytest.raises(ValueError, match="one box an image"):
+        poser.pose(images, BOXES[:2])
+
+
+def test_a_box_equals_its_own_crop_where_no_margin_is_needed(tmp_path: Path) -> None:
+    """A box of the input's proportions, without padding, shows what its cut-out pixels show."""
+    save_random_vitpose(tmp_path, box_padding=1.0)
+    close = VitPosePoser.from_pretrained(tmp_path)
+    (image,) = pictures(1, 128, 96)
+    part = image[32:96, 24:72]  # 64 x 48, the input's size
+    boxed = close.crop(torch.from_numpy(image[None]), torch.tensor([[0.5, 0.5, 0.5, 0.5]]))
+    alone = close.crop(torch.from_numpy(part[None]))
+    # The two grids differ by half a pixel's width at most: pixel centres against edges.
+    assert (boxed - alone)[..., 4:-4, 4:-4].abs().mean() < 0.1
+
+
+def test_rivals_are_the_heights_of_far_places() -> None:
+    maps = torch.zeros(1, 2, 16, 12)
+    maps[0, 0, 4, 5] = 0.9
+    maps[0, 0, 8, 5] = 0.6  # four cells below the peak: a quarter of 16, so near
+    maps[0, 0, 9, 5] = 0.5  # five cells: far
+    maps[0, 1, 4, 5] = 0.7
+    maps[0, 1, 0, 0] = -0.2
+    peaks, _ = decode_heatmaps(maps)
+    assert rival_peaks(maps, peaks.round())[0].tolist() == pytest.approx([0.5, 0.0])
 
 
 @settings(max_examples=25, deadline=None)
@@ -151,7 +214,7 @@ def test_a_picture_does_not_depend_on_its_neighbours(poser: VitPosePoser) -> Non
 def test_no_pictures_give_no_poses(poser: VitPosePoser) -> None:
     pose = poser.pose([])
     assert pose.points_BK2.shape == (0, len(KEYPOINTS), 2)
-    assert pose.scores_BK.shape == (0, len(KEYPOINTS))
+    assert pose.scores_BK.shape == pose.rivals_BK.shape == (0, len(KEYPOINTS))
 
 
 def test_padding_is_the_published_one_unless_the_model_says_otherwise(
@@ -187,4 +250,10 @@ def test_loading_says_what_is_wrong(tmp_path: Path) -> None:
         VitPosePoser.from_pretrained(tmp_path)
     save_random_vitpose(tmp_path, keypoints=5)
     with pytest.raises(ValueError, match="5 keypoints"):
+        VitPosePoser.from_pretrained(tmp_path)
+    save_random_vitpose(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    del tensors[next(name for name in tensors if name.startswith("head."))]
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="1 missing"):
         VitPosePoser.from_pretrained(tmp_path)

@@ -8,24 +8,25 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
-from models.captioner import HubCaptioner
-from tasks.caption import CaptionParams, caption_table, load_captioner
+from models.captioner import Decoding, HubCaptioner
+from tasks.caption import CaptionParams, caption_table, load_captioner, styles_of
 from tasks.errors import PedAlignError
 from tasks.params import check_section
 from tasks.schemas import CAPTIONED
 from tasks.shards import item_seed
 
+PLAIN: dict[str, object] = {"prompt": "", "beams": 1, "temperature": 0.0, "top_p": 1.0}
+DRAWN = PLAIN | {"temperature": 0.7}
 VALUES: dict[str, object] = {
     "method": "captioner",
     "model": "models/tiny/captioner",
-    "prompt": "",
+    "styles": {"plain": PLAIN},
     "captions": 1,
     "max_new_tokens": 20,
-    "beams": 1,
-    "temperature": 0.0,
-    "top_p": 1.0,
     "repetition_penalty": 1.0,
     "batch": 4,
     "seed": 3,
@@ -47,10 +48,16 @@ class Namer:
 
     def __init__(self, *, with_seed: bool = False) -> None:
         self.with_seed, self.batches = with_seed, list[int]()
+        self.ways: list[Decoding] = []
 
-    def caption(self, images: Sequence[np.ndarray], seeds: Sequence[int]) -> list[str]:
+    def caption(
+        self, images: Sequence[np.ndarray], seeds: Sequence[int], way: Decoding
+    ) -> list[str]:
         self.batches.append(len(images))
-        names = [f"level {image[0, 0, 0]}" if image[0, 0, 0] else "" for image in images]
+        self.ways.append(way)
+        said = f"{way.prompt} level"
+        names = [f"{said} {image[0, 0, 0]}" if image[0, 0, 0] else "" for image in images]
+        names = [name.strip() for name in names]
         if self.with_seed:
             names = [f"{name} seed {seed}" for name, seed in zip(names, seeds, strict=True)]
         return names
@@ -93,33 +100,93 @@ def test_bad_pictures_and_silence_are_reasons_not_ends() -> None:
 
 def test_seeds_come_from_the_uid_and_the_caption_number() -> None:
     table = shard([png(1), png(2), png(3)])
-    way = section(captions=2, temperature=0.7)
+    way = section(captions=2, styles={"drawn": DRAWN})
     out = caption_table(table, Namer(with_seed=True), way)["captions"].to_pylist()
     for uid, texts in zip(table["uid"].to_pylist(), out, strict=True):
         seeds = [int(text.rpartition(" ")[2]) for text in texts]
         assert seeds == [item_seed(uid, 3, f"caption {n}") for n in range(2)]
+    rows = caption_table(table, Namer(with_seed=True), way).select(["seeds", "styles", "captions"])
+    for row in rows.to_pylist():
+        assert row["seeds"] == [int(text.rpartition(" ")[2]) for text in row["captions"]]
+        assert row["styles"] == ["drawn", "drawn"]
     alone = caption_table(table.slice(2), Namer(with_seed=True), way)["captions"].to_pylist()
     assert alone == out[2:]
 
 
 def test_the_same_sentence_is_said_once() -> None:
-    out = caption_table(shard([png(7)]), Namer(), section(captions=3, temperature=1.0))
+    way = section(captions=3, styles={"drawn": DRAWN})
+    out = caption_table(shard([png(7)]), Namer(), way)
     assert out["captions"].to_pylist() == [["level 7"]]
+    assert out["styles"].to_pylist() == [["drawn"]]
 
 
-def test_prompt_keeps_the_words_the_picture_came_with() -> None:
+STYLES = {name: PLAIN | {"prompt": name} for name in ("brief", "long", "odd")}
+
+
+def test_each_caption_of_a_picture_has_another_style() -> None:
+    table = shard([png(n + 1) for n in range(5)], rejected=[2])
+    namer = Namer()
+    out = caption_table(table, namer, section(captions=3, styles=STYLES)).to_pylist()
+    for row in out:
+        if row["uid"] == f"{2:016x}.r0":
+            assert (row["styles"], row["seeds"], row["captions"]) == (None, None, [])
+            continue
+        assert sorted(row["styles"]) == ["brief", "long", "odd"]
+        level = int(row["uid"][:16], 16) + 1
+        assert row["captions"] == [f"{style} level {level}" for style in row["styles"]]
+    assert {way.prompt for way in namer.ways} == set(STYLES)
+    assert set(namer.batches) == {4}  # each group of a style is filled up
+
+
+def test_a_single_caption_has_one_of_the_styles_chosen_by_the_uid() -> None:
+    way = section(styles=STYLES)
+    chosen = [styles_of(f"{n:016x}.r0", way) for n in range(600)]
+    assert all(len(styles) == 1 for styles in chosen)
+    counts = [chosen.count([name]) for name in STYLES]
+    assert min(counts) > 160  # 200 each, less three and a half standard deviations of 11.5
+    turned = section(styles=dict(reversed(STYLES.items())))
+    assert chosen == [styles_of(f"{n:016x}.r0", turned) for n in range(600)]
+    assert chosen != [styles_of(f"{n:016x}.r0", section(styles=STYLES, seed=4)) for n in range(600)]
+
+
+def test_more_captions_than_styles_go_round() -> None:
+    way = section(captions=5, styles={"a": DRAWN, "b": DRAWN})
+    first, second, *rest = styles_of("x", way)
+    assert {first, second} == {"a", "b"}
+    assert rest == [first, second, first]
+
+
+@given(st.data())
+def test_a_pictures_captions_do_not_depend_on_its_neighbours(data: st.DataObject) -> None:
+    """Whatever the styles, the number of captions, the batch and the rows beside it."""
+    names = data.draw(st.lists(st.sampled_from("abcd"), min_size=1, unique=True))
+    way = section(
+        styles={name: DRAWN | {"prompt": name} for name in names},
+        captions=data.draw(st.integers(1, 5)),
+        batch=data.draw(st.integers(1, 5)),
+    )
+    table = shard([png(n + 1) for n in range(4)])
+    rows = data.draw(st.lists(st.integers(0, 3), min_size=1, unique=True).map(sorted))
+    whole = caption_table(table, Namer(with_seed=True), way).to_pylist()
+    part = caption_table(table.take(rows), Namer(with_seed=True), way).to_pylist()
+    assert part == [whole[row] for row in rows]
+    assert all(len(row["captions"]) == len(row["styles"]) == len(row["seeds"]) for row in whole)
+
+
+def test_keep_keeps_the_words_the_picture_came_with() -> None:
     table = shard(
         [png(1)] * 4,
         rejected=[3],
         captions=pa.array([["a man", "one"], [], [" "], ["x"]], pa.list_(pa.string())),
         prompt=pa.array(["p", "a red coat", None, "p"], pa.string()),
     )
-    out = caption_table(table, None, section(method="prompt"))
+    out = caption_table(table, None, section(method="keep"))
     assert out["captions"].to_pylist() == [["a man", "one"], ["a red coat"], [], []]
     assert out["status"].to_pylist() == ["ok", "ok", "rejected", "rejected"]
     assert (out["error"][2].as_py() or "").startswith("no-caption")
-    assert set(out["method"].to_pylist()) == {"prompt"}
-    plain = caption_table(table.drop_columns(["prompt"]), None, section(method="prompt"))
+    assert set(out["method"].to_pylist()) == {"keep"}
+    assert out["styles"].null_count == out["seeds"].null_count == 4
+    plain = caption_table(table.drop_columns(["prompt"]), None, section(method="keep"))
     assert plain["captions"].to_pylist()[:2] == [["a man", "one"], []]
 
 
@@ -127,17 +194,20 @@ def test_method_and_model_must_fit() -> None:
     with pytest.raises(PedAlignError, match="needs a model"):
         caption_table(shard([png(1)]), None, section())
     with pytest.raises(PedAlignError, match="uses none"):
-        caption_table(shard([png(1)]), Namer(), section(method="prompt"))
+        caption_table(shard([png(1)]), Namer(), section(method="keep"))
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"method": "clip_attributes"}, "not built yet; the methods there are: captioner, prompt"),
-        ({"method": "blip"}, "no method; the methods there are"),
-        ({"captions": 2}, "temperature above 0"),
-        ({"beams": 3, "temperature": 0.5}, "beams to 1"),
-        ({"top_p": 0.0}, "top_p"),
+        ({"method": "clip_attributes"}, "not built yet; the methods there are: captioner, keep"),
+        ({"method": "prompt"}, "no method; the methods there are"),
+        ({"captions": 2}, "temperature of plain is 0"),
+        ({"captions": 3, "styles": {"a": PLAIN, "b": DRAWN}}, "temperature of a is 0"),
+        ({"styles": {}}, "styles"),
+        ({"styles": {"a": DRAWN | {"beams": 3}}}, "beams to 1"),
+        ({"styles": {"a": PLAIN | {"top_p": 0.0}}}, "top_p"),
+        ({"styles": {"a": {"prompt": ""}}}, "missing key `caption.styles.a.beams`"),
         ({"repetition_penalty": 0.5}, "repetition_penalty"),
     ],
 )
@@ -147,11 +217,9 @@ def test_parameters_are_checked(changes: dict[str, object], words: str) -> None:
     assert words in str(caught.value)
 
 
-def test_loading_follows_the_method_and_names_a_missing_model() -> None:
-    cpu = torch.device("cpu")
-    assert load_captioner(section(method="prompt"), cpu) is None
-    with pytest.raises(PedAlignError, match=r"caption\.model"):
-        load_captioner(section(model="models/tiny/nothing-here"), cpu)
+def test_a_missing_model_is_named() -> None:
+    with pytest.raises(PedAlignError, match=r"caption\.model.*nothing-here"):
+        load_captioner("models/tiny/nothing-here", torch.device("cpu"))
 
 
 def test_an_empty_shard() -> None:
@@ -159,16 +227,23 @@ def test_an_empty_shard() -> None:
 
 
 def test_parameters_reach_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    given: list[Any] = []
+    taken: list[Any] = []
 
     def load(*arguments: object) -> Namer:
-        given.extend(arguments)
+        taken.extend(arguments)
         return Namer()
 
     monkeypatch.setattr(HubCaptioner, "from_pretrained", load)
-    way = section(prompt="a photo of", beams=2, repetition_penalty=1.2, model="some/model")
-    load_captioner(way, torch.device("cpu"))
-    name, decoding, device, dtype = given
-    assert (name, device, dtype) == ("some/model", torch.device("cpu"), torch.float32)
-    assert (decoding.prompt, decoding.beams, decoding.repetition_penalty) == ("a photo of", 2, 1.2)
-    assert (decoding.max_new_tokens, decoding.temperature, decoding.top_p) == (20, 0.0, 1.0)
+    captioner = load_captioner("some/model", torch.device("cpu"))
+    assert taken == ["some/model", torch.device("cpu"), torch.float32]
+    style = {"prompt": "a photo of", "beams": 2, "temperature": 0.0, "top_p": 0.5}
+    caption_table(
+        shard([png(1)]), captioner, section(styles={"beam": style}, repetition_penalty=1.2)
+    )
+    assert isinstance(captioner, Namer)
+    assert captioner.ways == [
+        Decoding(
+            prompt="a photo of", beams=2, temperature=0.0, top_p=0.5, repetition_penalty=1.2,
+            max_new_tokens=20,
+        )
+    ]  # fmt: skip

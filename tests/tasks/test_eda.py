@@ -89,6 +89,23 @@ def test_the_papers_twenty_prompts():
     assert sorted(operations.values()) == [4, 5, 5, 5]
 
 
+def test_twenty_prompts_a_caption_over_a_set_the_caption_among_them():
+    captions = ["A red coat.", "A red coat.", "coat", "", "12 !", CAPTION]
+    made = [
+        expand_prompts(caption, f"u/{at}", 0, synonyms=table_synonyms)
+        for at, caption in enumerate(captions)
+    ]
+    assert sum(len(prompts) for prompts in made) == 20 * len(captions)
+    # The published set: 68,126 captions, 1,362,520 prompts.
+    assert 20 * 68_126 == 1_362_520
+    for caption, prompts in zip(captions, made, strict=True):
+        assert prompts[-1] == (caption, "original")
+    # Nothing is taken out: the same caption twice is forty prompts, a short one repeats itself.
+    assert made[0] != made[1]
+    assert len({variant.text for variant in made[2]}) < 20
+    assert {variant.text for variant in made[4]} == {"12 !"}
+
+
 def test_prompts_follow_from_uid_and_seed_alone():
     first = expand_prompts(CAPTION, "00ff", 7, synonyms=table_synonyms)
     assert expand_prompts(CAPTION, "00ff", 7, synonyms=table_synonyms) == first

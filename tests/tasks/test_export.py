@@ -59,6 +59,13 @@ def tables(tmp_path_factory):
                 "guidance": 2.0,
                 "base_revision": "b",
                 "dad_digest": "d",
+                "mode": "restyle",
+                "match": 0.0,
+                "scheduler": "dpm",
+                "negative_prompt": None,
+                "control_scale": 1.0,
+                "reuse": 1,
+                "noise": "random",
                 **status,
             }
         )

@@ -1,6 +1,9 @@
 """Training in two processes: the losses and weights of one, at the price of rounding."""
 
 import csv
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -9,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from flows.together import team_revision, train_together
+from models.team import number
 from tasks.errors import PedAlignError
 from tasks.finetune import FinetuneParams, finetune
 from tasks.params import check_section
@@ -19,18 +23,68 @@ CPU = torch.device("cpu")
 # Dropout is the one thing that one process and two draw differently.
 STILL = {"head_dropout": 0.0, "vision_dropout": 0.0, "drop_path": 0.0, "text_dropout": 0.0}
 
-pytestmark = pytest.mark.slow
 
-
-@pytest.fixture(autouse=True)
-def two_processes(tmp_path_factory, monkeypatch):
-    """A workplace whose runtime.yaml asks for two processes."""
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory) -> Iterator[Path]:
+    """A folder whose runtime.yaml asks for two processes, as the working folder."""
     folder = tmp_path_factory.mktemp("workplace")
     (folder / "runtime.yaml").write_text("processes: 2\ndevice: cpu\n")
-    monkeypatch.chdir(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        runtime.cache_clear()
+        yield folder
     runtime.cache_clear()
-    yield
-    runtime.cache_clear()
+
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("workplace")]
+
+
+@dataclass(frozen=True)
+class Made:
+    """Trainings of two processes, which start once for all of them: that takes the longest."""
+
+    folders: dict[str, Path]
+    steps: list[int]
+    """What was told of the last of them."""
+
+    def __getitem__(self, name: str) -> Path:
+        return self.folders[name]
+
+
+def one_by_one(jobs, place: Path, device: torch.device, progress) -> Path:
+    """Take part in one training after the other; the first process notes what came of them."""
+    made = {name: str(job(device=device, progress=progress)) for name, job in jobs.items()}
+    if number() == 0:
+        (place / "made.json").write_text(json.dumps(made))
+    return place
+
+
+@pytest.fixture(scope="module")
+def together(workplace, shards, annotations, pretrain_params, start) -> Made:
+    sections = {
+        "whole": LONG,
+        "released": RELEASED,
+        "regions": {"model": STILL, "training": {"epochs": 1}},
+    }
+    jobs = {"fine": partial(finetune, start, fine(shards))} | {
+        name: partial(pretrain, shards, annotations, pretrain_params(**changes))
+        for name, changes in sections.items()
+    }
+    for name, job in jobs.items():
+        (workplace / name).mkdir()
+        jobs[name] = partial(job, workplace / name)
+    jobs["whole"] = partial(jobs["whole"], checkpoint_seconds=0)
+    steps: list[int] = []
+    train_together(partial(one_by_one, jobs, workplace), lambda step, *_: steps.append(step))
+    made = json.loads((workplace / "made.json").read_bytes())
+    return Made({name: Path(folder) for name, folder in made.items()}, steps)
+
+
+@pytest.fixture(scope="module")
+def start(workplace, shards, pretrain_params) -> Path:
+    (workplace / "start").mkdir()
+    section = pretrain_params(init="none", model=STILL)
+    return pretrain(shards, None, section, workplace / "start", CPU)
 
 
 def silent(step, steps, row):
@@ -54,55 +108,41 @@ def assert_close(one: Path, two: Path) -> None:
         assert torch.allclose(value, weights[name], rtol=1e-2, atol=2e-3), name
 
 
-def folders(tmp_path: Path, *names: str) -> list[Path]:
-    made = [tmp_path / name for name in names]
-    for folder in made:
-        folder.mkdir()
-    return made
-
-
 def test_pretraining_with_regions_equals_one_process(
-    tmp_path, shards, annotations, pretrain_params
+    tmp_path, together, shards, annotations, pretrain_params
 ):
     section = pretrain_params(model=STILL, training={"epochs": 1})
-    one, two = folders(tmp_path, "one", "two")
-    alone = pretrain(shards, annotations, section, one, CPU)
-    steps: list[int] = []
-    together = train_together(
-        partial(pretrain, shards, annotations, section, two),
-        lambda step, steps_in_all, row: steps.append(step),
-    )
-    assert_close(alone, together)
-    assert {"itc", "itm", "mlm", "rpc", "rpm"} <= curve(together)[0].keys()
-    assert steps[-1] == len(curve(together))
-    assert (together / "training.json").exists()
+    alone = pretrain(shards, annotations, section, tmp_path, CPU)
+    assert_close(alone, together["regions"])
+    assert {"itc", "itm", "mlm", "rpc", "rpm"} <= curve(together["regions"])[0].keys()
+    assert together.steps[-1] == len(curve(together["regions"]))
+    assert (together["regions"] / "training.json").exists()
 
 
 def test_the_released_chunks_do_not_depend_on_the_number_of_processes(
-    tmp_path, shards, annotations, pretrain_params
+    tmp_path, together, shards, annotations, pretrain_params
 ):
-    section = pretrain_params(
-        model={**STILL, "reading": "released"},
-        # Statistics of two rows alone would magnify rounding from step to step.
-        training={"epochs": 1, "chunks": 2, "micro_batch": 3},
-    )
-    one, two = folders(tmp_path, "one", "two")
-    alone = pretrain(shards, annotations, section, one, CPU)
-    together = train_together(partial(pretrain, shards, annotations, section, two), silent)
-    assert_close(alone, together)
+    alone = pretrain(shards, annotations, pretrain_params(**RELEASED), tmp_path, CPU)
+    assert_close(alone, together["released"])
 
 
-def test_fine_tuning_with_edited_texts_equals_one_process(tmp_path, shards, pretrain_params):
-    start_run, one, two = folders(tmp_path, "start", "one", "two")
-    start = pretrain(shards, None, pretrain_params(init="none", model=STILL), start_run, CPU)
-    section = check_section(FinetuneParams, {**FINETUNE, "images": str(shards)}, "finetune")
-    alone = finetune(start, section, one, CPU)
-    together = train_together(partial(finetune, start, section, two), silent)
-    assert_close(alone, together)
-    assert_close(alone / "by-test", together / "by-test")
-    assert {"itc_eda", "itm_eda"} <= curve(together)[0].keys()
+def test_fine_tuning_with_edited_texts_equals_one_process(tmp_path, together, shards, start):
+    alone = finetune(start, fine(shards), tmp_path, CPU)
+    assert_close(alone, together["fine"])
+    assert_close(alone / "by-test", together["fine"] / "by-test")
+    assert {"itc_eda", "itm_eda"} <= curve(together["fine"])[0].keys()
 
 
+def fine(shards: Path) -> FinetuneParams:
+    return check_section(FinetuneParams, {**FINETUNE, "images": str(shards)}, "finetune")
+
+
+LONG = {"training": {"epochs": 4}}
+RELEASED = {
+    "model": {**STILL, "reading": "released"},
+    # Statistics of two rows alone would magnify rounding from step to step.
+    "training": {"epochs": 1, "chunks": 2, "micro_batch": 3},
+}
 FINETUNE = {
     "image_size": [32, 16], "window_size": 2, "head": "stripes", "embed_dim": 8,
     "vision_dropout": 0.0, "drop_path": 0.0, "flip": 0.5, "erasing": 0.0, "cleaning": "raw",
@@ -116,31 +156,30 @@ FINETUNE = {
 }  # fmt: skip
 
 
-def test_killed_and_resumed_equals_undisturbed(tmp_path, shards, annotations, pretrain_params):
+def test_killed_and_resumed_equals_undisturbed(
+    tmp_path, together, shards, annotations, pretrain_params
+):
     class KilledError(Exception):
         pass
 
     def kill(step, steps, row):
         raise KilledError
 
-    section = pretrain_params(training={"epochs": 4})
-    torn_run, whole_run = folders(tmp_path, "torn", "whole")
-    call = partial(pretrain, shards, annotations, section, checkpoint_seconds=0)
+    section = pretrain_params(**LONG)
+    call = partial(pretrain, shards, annotations, section, tmp_path, checkpoint_seconds=0)
     with pytest.raises(KilledError):
-        train_together(partial(call, torn_run), kill)
-    before = torch.load(torn_run / "running.pt", weights_only=True)["step"]
+        train_together(call, kill)
+    before = torch.load(tmp_path / "running.pt", weights_only=True)["step"]
     assert 0 < before < 20
-    torn = train_together(partial(call, torn_run), silent)
-    whole = train_together(partial(call, whole_run), silent)
-    for path in sorted(whole.iterdir()):
+    torn = train_together(call, silent)
+    for path in sorted(together["whole"].iterdir()):
         assert path.read_bytes() == (torn / path.name).read_bytes(), path.name
 
 
 def test_what_a_process_raises_arrives_whole(tmp_path, shards, annotations, pretrain_params):
     section = pretrain_params(training={"batch": 7})
-    (run,) = folders(tmp_path, "run")
     with pytest.raises(PedAlignError, match="a batch of 7 for 2 processes"):
-        train_together(partial(pretrain, shards, annotations, section, run), silent)
+        train_together(partial(pretrain, shards, annotations, section, tmp_path), silent)
 
 
 def test_the_number_of_processes_is_part_of_the_key(tmp_path, monkeypatch):
@@ -149,3 +188,4 @@ def test_the_number_of_processes_is_part_of_the_key(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     runtime.cache_clear()
     assert team_revision() == {}
+    runtime.cache_clear()  # the next to ask stands where it stood

@@ -1,28 +1,33 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 from ruamel.yaml import YAML
-from transformers import SwinConfig, SwinModel
 
 from tasks.errors import PedAlignError
+from tasks.gap.arms import GapParams, arm_sections, changed
+from tasks.gap.comparing import EXAMPLES, compare, write_examples
+from tasks.gap.results import DETAILS, write_results
 from tasks.images import encode_jpeg
+from tasks.params import read_section
+from tasks.provenance import ROOT
 from tasks.report import ReportParams, Sources, report
 from tasks.report.cards import TERMS, terms
-from tasks.report.gap import SwinExtractor, measure_gap
-from tasks.report.gather import check_splits, gather, read_evaluation
+from tasks.report.gather import gather, read_evaluation
 from tasks.report.illustrate import choose_queries
+from tasks.report.splits import check_splits
+from tasks.restyle import RestyleParams
 from tasks.schemas import ANNOTATED, IMAGES, RESTYLED, SCREENED
 from tasks.shards import image_uid, write_folder
 
 OK = {"status": "ok", "error": None}
-PARAMS = ReportParams(seed=0, sheet_images=3, region_images=2, rank_list_queries=4, gap_images=10)
+PARAMS = ReportParams(seed=0, sheet_images=3, region_images=2, rank_list_queries=4)
 EVIL = 'a man <script>alert("x")</script> in | red'
 
 
@@ -62,7 +67,8 @@ def data(tmp_path_factory):
         restyled.append(
             row | {"uid": uid, "parent_uid": row["uid"], "prompt": EVIL, "eda_op": None, "seed": 1,
                    "strength": 0.5, "steps": 2, "guidance": 1.0, "base_revision": "b",
-                   "dad_digest": None,
+                   "dad_digest": None, "mode": "restyle", "match": 0.0, "scheduler": "dpm",
+                   "negative_prompt": None, "control_scale": 1.0, "reuse": 1, "noise": "random",
                    "image": row["image"] and encode_jpeg(pixels(100))}
         )  # fmt: skip
         reason = "upstream" if n == 0 else "grey+no-legs" if n == 1 else None
@@ -91,11 +97,46 @@ def data(tmp_path_factory):
         folder.mkdir(parents=True)
         (folder / "curve.csv").write_text("step,itc,lr\n1,4,0.1\n2,,0.2\n3,2,0.1\n")
         (folder / "config.json").write_text(json.dumps({"embed_dim": 8}))
+    write_gap(root / "reports/gap", source[1:], target)
     (root / "timings").mkdir()
     for n, stage in enumerate(("restyle", "adapt")):
         entry = {"stage": stage, "seconds": 10.0 * (n + 1), "peak_mb": 5, "started": f"{9 - n}"}
         (root / "timings" / f"{stage}.json").write_text(json.dumps(entry))
     return root
+
+
+def write_gap(folder, source, target):
+    """What the stage `gap` leaves: three arms, one of which could not be made."""
+    restyle = read_section(RestyleParams, "restyle", ROOT / "profiles/tiny.yaml")
+    section = read_section(GapParams, "gap", ROOT / "profiles/tiny.yaml")
+    arms = {"source": {"mode": "none"}, "restyled": {}, "broken": {"control_scale": 0.0}}
+    section = replace(section, arms=arms, viewpoint=(), sheet_pictures=2, resamples=5)
+    sections = arm_sections(section, restyle)
+    for row in source:
+        row["captions"] = [EVIL]
+    # Ten pictures a half, of a spread of their own: equal ones have no distances to speak of.
+    halves = [images([row | {"image": encode_jpeg(noise(n, 90))} for n, row in enumerate(part)])
+              for part in (target[:10], target[10:])]  # fmt: skip
+    made = {name: images([row | {"image": encode_jpeg(noise(n, level))}
+                          for n, row in enumerate(source)])
+            for name, level in (("source", 200), ("restyled", 120))}  # fmt: skip
+    findings = compare(
+        made, {"broken": "it <b>broke</b>"}, tuple(halves), (24, 12), section, start="source",
+        main="restyled",
+    )  # fmt: skip
+    changes = {name: changed(arm, restyle) for name, arm in sections.items()}
+    write_results(folder, findings, sections, changes, [])
+    write_examples(folder / DETAILS / EXAMPLES, made, halves[0], section)
+
+
+def noise(seed, level):
+    rng = np.random.default_rng(seed)
+    drawn = level + 3 * seed + rng.normal(0, 15, (24, 12, 3))
+    return np.clip(drawn, 0, 255).astype(np.uint8)
+
+
+def images(rows):
+    return pa.Table.from_pylist(sorted(rows, key=lambda row: row["uid"]), schema=IMAGES)
 
 
 def write_evaluation(folder, test, shift):
@@ -133,15 +174,6 @@ def draw(image, entry):
     return image
 
 
-class MeanColour:
-    """The plainest extractor."""
-
-    size = (6, 3)
-
-    def encode_images(self, pixels):
-        return pixels.reshape(len(pixels), -1, 3).mean(axis=1)
-
-
 @pytest.fixture(scope="module")
 def out(data, tmp_path_factory):
     out = tmp_path_factory.mktemp("report")
@@ -170,7 +202,7 @@ def test_page_loads_nothing_from_elsewhere_and_runs_nothing(out):
     page = Page(text)
     assert "script" not in page.tags
     assert "link" not in page.tags
-    allowed = re.compile(r"data:image/(png|jpeg);base64,|#[a-z]+$|[a-z_-]+\.(png|md)$")
+    allowed = re.compile(r"data:image/(png|jpeg);base64,|#[a-z-]+$|[a-z_-]+\.(png|md)$")
     assert [a for a in page.addresses if not allowed.match(a)] == []
     for name in [a for a in page.addresses if a.endswith((".png", ".md"))]:
         assert (out / name).exists()
@@ -181,12 +213,12 @@ def test_page_numbers_its_figures_and_describes_every_picture(out):
     numbers = [int(n) for n in re.findall(r"<b>Figure (\d+)</b>", text)]
     assert numbers == list(range(1, len(numbers) + 1))
     page = Page(text)
-    assert len(page.images) == len(numbers) == 9
+    assert len(page.images) == len(numbers) == 11
     assert all(image["alt"] for image in page.images)
     files = {path.stem for path in out.glob("*.png")}
     assert files == {
-        "before-after", "domain-gap", "regions", "cmc", "ranks-direct", "ranks-finetuned",
-        "losses", "counts", "timings",
+        "before-after", "arms", "rejects", "wording", "regions", "cmc", "ranks-direct",
+        "ranks-finetuned", "losses", "counts", "timings",
     }  # fmt: skip
 
 
@@ -202,6 +234,18 @@ def test_same_inputs_give_the_same_bytes(data, out, tmp_path):
     report(PARAMS, sources, tmp_path, draw_regions=draw)
     for path in out.iterdir():
         assert (tmp_path / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_the_gap_is_on_the_page_and_on_the_card(out):
+    page = (out / "index.html").read_text(encoding="utf-8")
+    assert "it &lt;b&gt;broke&lt;/b&gt;" in page
+    assert "of the gap to the target is left (KID)" in page
+    card = (out / "dataset_card.md").read_text(encoding="utf-8")
+    line = next(row for row in card.splitlines() if row.startswith("| KID"))
+    before, after, floor, left = (c.strip().replace(",", "") for c in line.split("|")[2:6])
+    share = (float(after) - float(floor)) / (float(before) - float(floor))
+    assert 0 < share < 1
+    assert float(left.removesuffix(" %")) == pytest.approx(100 * share, abs=1.5)
 
 
 def test_numbers_of_the_run(data):
@@ -246,45 +290,6 @@ def test_disk_use_of_every_stage_and_of_the_cache(data, tmp_path):
     assert "4.0 MB" in text
     assert "2.0 KB are on the disk for it alone" in text
     assert "evaluate finetuned" in text
-
-
-def test_gap_by_hand(data):
-    gap = measure_gap(Sources.under(data), 10, 0, MeanColour())
-    assert gap.pictures == 10
-    # Grey of 200, 100 and 50 + 9 * person: three equal channels, so squared differences count
-    # three times; the target's spread adds 3 * 101 at most.
-    luminance = gap.statistics["luminance"]
-    assert luminance[:2] == (pytest.approx(200, abs=1), pytest.approx(100, abs=1))
-    apart = [3 * (level - luminance[2]) ** 2 for level in (200, 100)]
-    assert gap.before["FID"] == pytest.approx(apart[0], abs=1200)
-    assert gap.after["FID"] == pytest.approx(apart[1], abs=800)
-    assert gap.floor["FID"] < gap.after["FID"] < gap.before["FID"]
-    assert gap.before["told apart (%)"] == 100
-
-
-def test_gap_is_left_out_where_a_domain_is_too_small(data):
-    assert measure_gap(Sources.under(data), 4, 0) is None
-    assert measure_gap(Sources.under(data, target="nobody"), 10, 0) is None
-    assert measure_gap(Sources.under(data), 10, 0).before["FID"] > 0
-
-
-def test_swin_features_come_from_a_plain_folder(data, tmp_path):
-    torch.manual_seed(0)
-    config = SwinConfig(
-        image_size=(24, 24), patch_size=4, embed_dim=8, depths=[1, 1], num_heads=[2, 2],
-        window_size=3,
-    )  # fmt: skip
-    SwinModel(config).half().save_pretrained(tmp_path)
-    extractor = SwinExtractor.load(tmp_path, torch.device("cpu"))
-    assert extractor.size == (24, 24)
-    features = extractor.encode_images(
-        np.stack([np.full((24, 24, 3), v, np.uint8) for v in (10, 200)])
-    )
-    assert features.shape == (2, 16)
-    assert np.abs(features[0] - features[1]).max() > 1e-3
-    assert measure_gap(Sources.under(data), 10, 0, extractor).before["FID"] > 0
-    with pytest.raises(PedAlignError, match="no Swin"):
-        SwinExtractor.load(data, torch.device("cpu"))
 
 
 def test_findings_of_ingestion_are_shown(tmp_path):

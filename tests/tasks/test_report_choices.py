@@ -14,7 +14,7 @@ from tasks.report.gather import gather
 from tasks.schemas import IMAGES
 from tasks.shards import image_uid, write_folder
 
-PARAMS = ReportParams(seed=0, sheet_images=1, region_images=1, rank_list_queries=2, gap_images=0)
+PARAMS = ReportParams(seed=0, sheet_images=1, region_images=1, rank_list_queries=2)
 PEOPLE = {"val": 28, "held-out": 155, "test": 1000}
 
 

@@ -13,12 +13,12 @@ from tasks.report.figures import (
     Curve,
     counts_chart,
     duration,
-    gap_chart,
     loss_chart,
     number,
     png,
     smooth,
 )
+from tasks.report.gap_figures import Point, curve_chart, trade_chart
 from tasks.report.sheets import (
     RIGHT,
     WRONG,
@@ -74,7 +74,10 @@ def test_charts_survive_what_a_short_or_odd_run_gives():
     for figure in (
         loss_chart([curve]),
         counts_chart({"ingest": {}, "restyle": {"ok": 3}}),
-        gap_chart({"a": 2.0, "zero": 0.0}, {"a": 3.0, "zero": 1.0}, {"a": 4.0, "zero": 0.0}),
+        curve_chart(
+            [0.0, 0.5], {"KID left": [1.0, np.nan], "content kept": [np.nan, np.nan]}, None
+        ),
+        trade_chart([Point("a", -0.2, 0.9, np.nan, True), Point("b", 1.0, 1.1, 0.0, False)]),
     ):
         assert Image.open(io.BytesIO(png(figure))).size[0] > 800
 

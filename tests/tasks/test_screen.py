@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -9,31 +10,34 @@ import pytest
 import torch
 from PIL import Image
 
-from models.poser import KEYPOINTS, Pose
+from models.people import People
+from models.poser import KEYPOINTS, Pose, Poser
+from tasks.bodies import body_faults, pose_from_bytes, pose_to_bytes
 from tasks.errors import PedAlignError
+from tasks.instruments import Instruments, grey_variance, load_instruments, measure_table
 from tasks.params import check_section
-from tasks.schemas import JUDGED, SCREENED
-from tasks.screen import (
-    REASONS,
-    ScreenParams,
-    body_faults,
-    grey_variance,
-    load_poser,
-    mark_repeats,
-    repeated,
-    screen_table,
-)
+from tasks.reasons import REASONS
+from tasks.schemas import MEASURED, SCREENED
+from tasks.screen import ScreenParams, judge_table, repeated
 
 VALUES: dict[str, object] = {
     "grey_variance": 100.0,
     "file_bytes_min": 0,
     "file_bytes_max": 0,
+    "people": "none",
+    "person_score": 0.5,
+    "second_person": 0.4,
     "poser": "none",
     "keypoint_score": 0.3,
+    "pose_score": 0.5,
+    "rival_share": 0.25,
     "body_height": 0.4,
     "torso_share": [0.15, 0.6],
     "order_slack": 0.02,
+    "duplicates": "hash",
     "duplicate_bits": 6,
+    "embedder": "none",
+    "duplicate_cosine": 0.95,
 }
 
 
@@ -70,13 +74,18 @@ STANDING = {"nose": 0.1, "eye": 0.09, "ear": 0.1, "shoulder": 0.22, "elbow": 0.3
 STANDING |= {"hip": 0.5, "knee": 0.7, "ankle": 0.9}
 
 
-def body(unseen: Sequence[str] = (), heights: Mapping[str, float] | None = None) -> Pose:
+def body(
+    unseen: Sequence[str] = (),
+    heights: Mapping[str, float] | None = None,
+    score: float = 0.9,
+    rival: float = 0.0,
+) -> Pose:
     """One standing body; ``unseen`` and ``heights`` name joints without their side."""
     levels = STANDING | dict(heights or {})
     joint = [name.rpartition("_")[2] for name in KEYPOINTS]
     points = np.array([[[0.5, levels[name]] for name in joint]], np.float32)
-    scores = np.array([[0.1 if name in unseen else 0.9 for name in joint]], np.float32)
-    return Pose(points, scores)
+    scores = np.array([[0.1 if name in unseen else score for name in joint]], np.float32)
+    return Pose(points, scores, np.full_like(scores, rival))
 
 
 class FixedPoser:
@@ -84,11 +93,42 @@ class FixedPoser:
 
     def __init__(self, pose: Pose) -> None:
         self.fixed, self.seen = pose, 0
+        self.boxes: Sequence[Sequence[float]] | None = None
 
-    def pose(self, images: Sequence[np.ndarray]) -> Pose:
+    def pose(
+        self, images: Sequence[np.ndarray], boxes: Sequence[Sequence[float]] | None = None
+    ) -> Pose:
         self.seen += len(images)
-        count = len(images)
-        return Pose(self.fixed.points_BK2.repeat(count, 0), self.fixed.scores_BK.repeat(count, 0))
+        self.boxes = boxes
+        fixed = (self.fixed.points_BK2, self.fixed.scores_BK, self.fixed.rivals_BK)
+        return Pose(*(values.repeat(len(images), 0) for values in fixed))
+
+
+class FixedFinder:
+    """Finds the given boxes, a list a picture."""
+
+    def __init__(self, *boxes: list[list[float]]) -> None:
+        self.answers = boxes
+
+    def find(self, images: Sequence[np.ndarray]) -> list[People]:
+        assert len(images) == len(self.answers)
+        return [
+            People(np.array(boxes, np.float32).reshape(-1, 4), np.ones(len(boxes), np.float32))
+            for boxes in self.answers
+        ]
+
+
+class MeanEmbedder:
+    """A picture's mean colour, as a unit vector."""
+
+    def embed(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        means = np.stack([image.mean(axis=(0, 1)) for image in images])
+        return (means / np.linalg.norm(means, axis=1, keepdims=True)).astype(np.float32)
+
+
+def screen_table(table: pa.Table, poser: Poser | None, section: ScreenParams) -> pa.Table:
+    """Measure and judge, near-duplicates aside."""
+    return judge_table(measure_table(table, Instruments(poser=poser)), section)
 
 
 # ------------------------------------------------------------------ grey
@@ -124,7 +164,7 @@ def test_a_standing_body_has_no_fault() -> None:
         (("shoulder",), ("no-torso",)),
         (("ankle",), ("no-legs",)),
         (("hip", "knee"), ("no-torso", "no-legs")),
-        (("nose", "eye", "ear", "hip", "knee"), ("no-person",)),
+        (("nose", "eye", "ear", "hip", "knee"), ("no-person", "unsure")),  # 8 of 17 joints seen
         (("elbow", "wrist"), ()),  # arms are not asked for
     ],
 )
@@ -162,7 +202,7 @@ def test_every_row_gets_a_decision_and_the_first_reason_counts() -> None:
     table = shard(good, grey, b"no picture", None, good[:200], good, rejected=[5])
     poser = FixedPoser(body(["ankle"]))
     judged = screen_table(table, poser, section(file_bytes_min=len(grey) + 1))
-    assert judged.schema == JUDGED
+    assert judged.schema == SCREENED
     assert judged["uid"].to_pylist() == table["uid"].to_pylist()
     assert judged["keep"].to_pylist() == [False] * 6
     assert judged["reason"].to_pylist() == [
@@ -187,8 +227,8 @@ def test_reasons_stand_in_their_order() -> None:
     poser = FixedPoser(body(["nose", "eye", "ear", "shoulder", "ankle"]))
     judged = screen_table(table, poser, section(file_bytes_min=10**6))
     found = judged["reason"][0].as_py().split("+")
-    assert found == sorted(found, key=REASONS.index)
-    assert found == ["file-small", "grey", "no-person"]
+    assert found == sorted(found, key=list(REASONS).index)
+    assert found == ["file-small", "grey", "no-person", "unsure"]
 
 
 def test_good_pictures_stay_and_the_switches_work() -> None:
@@ -217,14 +257,15 @@ def test_an_empty_shard_and_one_without_a_readable_row() -> None:
 def test_duplicates_are_decided_over_all_shards_in_any_order() -> None:
     a, b = png(colourful(1)), png(colourful(2))
     grey = png(np.full((96, 48, 3), 9, np.uint8))
-    judged = screen_table(shard(grey, a, b, a, grey, b, a), None, section())
-    parts = [judged.slice(0, 3), judged.slice(3, 2), judged.slice(5)]
+    measured = measure_table(shard(grey, a, b, a, grey, b, a), Instruments())
+    assert measured.schema == MEASURED
+    parts = [measured.slice(0, 3), measured.slice(3, 2), measured.slice(5)]
     repeats = repeated(parts, section())
-    uid = judged["uid"].to_pylist()
+    uid = measured["uid"].to_pylist()
     # The grey ones are refused already and repeat nothing.
     assert repeats == {uid[3]: uid[1], uid[5]: uid[2], uid[6]: uid[1]}
     assert repeated(parts[::-1], section()) == repeats
-    final = pa.concat_tables([mark_repeats(part, repeats) for part in parts])
+    final = pa.concat_tables([judge_table(part, section(), repeats) for part in parts])
     assert final.schema == SCREENED
     assert final["keep"].to_pylist() == [False, True, True, False, False, False, False]
     assert final["duplicate_of"].to_pylist() == [None, None, None, uid[1], None, uid[2], uid[1]]
@@ -234,10 +275,92 @@ def test_duplicates_are_decided_over_all_shards_in_any_order() -> None:
 
 
 def test_duplicates_can_stay() -> None:
-    judged = screen_table(shard(png(colourful(1)), png(colourful(1))), None, section())
-    assert repeated([judged], section(duplicate_bits=-1)) == {}
-    assert len(repeated([judged], section(duplicate_bits=0))) == 1
+    measured = measure_table(shard(png(colourful(1)), png(colourful(1))), Instruments())
+    assert repeated([measured], section(duplicates="none")) == {}
+    assert len(repeated([measured], section(duplicate_bits=0))) == 1
     assert repeated([], section()) == {}
+
+
+def test_duplicates_by_embedding(tmp_path: Path) -> None:
+    """The mean colours of c and d point almost alike, those of a and b do not."""
+    pixels = [np.full((8, 4, 3), colour, np.uint8) for colour in
+              ((200, 10, 10), (10, 200, 10), (10, 10, 200), (12, 10, 200))]  # fmt: skip
+    rules = section(
+        duplicates="embedding", embedder="somewhere", grey_variance=0.0, duplicate_cosine=0.999
+    )
+    instruments = Instruments(embedder=MeanEmbedder(), hashes=False)
+    measured = measure_table(shard(*map(png, pixels), None), instruments)
+    assert measured["phash"].null_count == 5
+    assert measured["embedding"].null_count == 1
+    uid = measured["uid"].to_pylist()
+    parts = [measured.slice(0, 3), measured.slice(3)]
+    assert repeated(parts, rules, tmp_path) == {uid[3]: uid[2]}
+    rules = section(
+        duplicates="embedding", embedder="somewhere", grey_variance=0.0, duplicate_cosine=0.05
+    )
+    assert repeated(parts, rules, tmp_path) == dict.fromkeys(uid[1:4], uid[0])
+    assert list(tmp_path.iterdir()) == []
+    assert repeated([], rules, tmp_path) == {}
+
+
+# ------------------------------------------------------------------ people
+
+
+def test_people_are_counted_and_the_largest_is_judged() -> None:
+    large, small, other = [0.4, 0.5, 0.4, 0.9], [0.9, 0.6, 0.2, 0.3], [0.8, 0.5, 0.3, 0.8]
+    finder = FixedFinder([], [large], [large, small], [large, other])
+    poser = FixedPoser(body())
+    good = [png(colourful(seed)) for seed in range(4)]
+    measured = measure_table(shard(*good[:2], None, *good[2:]), Instruments(finder, poser))
+    assert measured["people"].to_pylist() == [0, 1, None, 2, 2]
+    assert measured["person_box"][1].as_py() == pytest.approx(large)
+    assert poser.seen == 3  # nobody is posed where nobody is found
+    assert poser.boxes is not None
+    assert np.allclose(poser.boxes, [large] * 3)
+    judged = judge_table(measured, section())
+    assert judged["reason"].to_pylist() == [
+        "no-person", None, "unreadable", None, "several-people",
+    ]  # fmt: skip
+    # The second's area over the first's: 0.06 / 0.36 and 0.24 / 0.36.
+    error = judged["error"][4].as_py()
+    assert error == "several-people: 2, the second has 0.67 of the first's area"
+    assert measured["second_area"][3].as_py() == pytest.approx(1 / 6)
+    strict = judge_table(measured, section(second_person=0.1))["reason"].to_pylist()
+    assert strict[3] == "several-people"
+    assert judge_table(measured, section(second_person=0.0))["keep"].to_pylist()[3:] == [True] * 2
+    assert judged["pose_score"].to_pylist()[0] is None
+
+
+def test_a_pose_survives_its_bytes() -> None:
+    pose = body(["knee"], rival=0.25)
+    again = pose_from_bytes(pose_to_bytes(pose) * 3)
+    assert again.points_BK2.shape == (3, 17, 2)
+    for name in ("points_BK2", "scores_BK", "rivals_BK"):
+        assert np.array_equal(getattr(again, name)[1], getattr(pose, name)[0])
+
+
+def test_joints_in_two_places_and_joints_hardly_seen() -> None:
+    # The rivals' sum over the confidences': 0.2 / 0.9 and 0.24 / 0.9.
+    assert body_faults(body(rival=0.2), section()) == [()]
+    assert body_faults(body(rival=0.24), section()) == [("ambiguous",)]
+    assert body_faults(body(rival=0.9), section(rival_share=1.0)) == [()]
+    assert body_faults(body(score=0.45), section()) == [("unsure",)]
+    assert body_faults(body(score=0.45), section(pose_score=0.4)) == [()]
+    assert body_faults(body(score=0.0), section(keypoint_score=0.0, pose_score=0.0)) == [()]
+
+
+def test_only_what_looks_at_pictures_decides_about_measuring() -> None:
+    """Another threshold computes no shard anew; another model does."""
+    same = [{"grey_variance": 5.0}, {"duplicate_bits": 1}, {"torso_share": [0.1, 0.5]},
+            {"person_score": 0.9}, {"pose_score": 0.1}]  # fmt: skip
+    assert all(section(**change).measuring == section().measuring for change in same)
+    other = [{"poser": "a"}, {"people": "b"}, {"duplicates": "none"},
+             {"duplicates": "embedding", "embedder": "c"}]  # fmt: skip
+    keys = [section(**change).measuring for change in [{}, *other]]
+    assert all(a != b for i, a in enumerate(keys) for b in keys[:i])
+    found = section(people="b").measuring
+    assert found != section(people="b", person_score=0.9).measuring
+    assert section(people="b", poser="a").models == {"people": "b", "poser": "a"}
 
 
 # ------------------------------------------------------------------ parameters
@@ -251,6 +374,10 @@ def test_duplicates_can_stay() -> None:
         ("torso_share", [0.2]),
         ("torso_share", [0.6, 0.2]),
         ("duplicate_bits", 64),
+        ("duplicates", "both"),
+        ("duplicates", "embedding"),
+        ("embedder", "models/tiny/swin"),
+        ("rival_share", 1.5),
         ("file_bytes_min", -3),
     ],
 )
@@ -259,7 +386,17 @@ def test_parameters_out_of_range_are_named(key: str, value: object) -> None:
         section(**{key: value})
 
 
-def test_a_missing_pose_model_is_named() -> None:
-    assert load_poser(section(), torch.device("cpu")) is None
-    with pytest.raises(PedAlignError, match=r"screen\.poser"):
-        load_poser(section(poser="models/tiny/nothing-here"), torch.device("cpu"))
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [("poser", {}), ("people", {}), ("embedder", {"duplicates": "embedding"})],
+)
+def test_a_missing_model_is_named(part: str, change: dict[str, object]) -> None:
+    asked = section(**change | {part: "models/tiny/nothing-here"})
+    with pytest.raises(PedAlignError, match=rf"screen\.{part}"):
+        load_instruments(asked, torch.device("cpu"))
+
+
+def test_nothing_is_loaded_that_nobody_asks_for() -> None:
+    assert load_instruments(section(), torch.device("cpu")) == Instruments()
+    without = load_instruments(section(duplicates="none"), torch.device("cpu"))
+    assert without == Instruments(hashes=False)

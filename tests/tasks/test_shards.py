@@ -186,7 +186,7 @@ def test_rows_that_break_the_contract_are_refused() -> None:
 def test_side_tables_overrule_and_must_match() -> None:
     uids = uids_of(4)
     base, later = captions(uids, "old"), captions(uids, "new")
-    joined = join_side(base, later.rename_columns(["uid", "captions", "by", "status", "error"]))
+    joined = join_side(base, later.rename_columns({"method": "by"}))
     assert joined["captions"].to_pylist() == [["new"]] * 4
     assert joined["by"].to_pylist() == ["prompt"] * 4
     with pytest.raises(PedAlignError, match="differing"):

@@ -1,7 +1,10 @@
 """The restyler against diffusers' own pipelines, on tiny random models saved to disk."""
 
+import dataclasses
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from diffusers import (
     DDPMScheduler,
     StableDiffusionControlNetImg2ImgPipeline,
     StableDiffusionControlNetPipeline,
+    StableDiffusionImg2ImgPipeline,
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
@@ -20,8 +24,15 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from models.dad.base import Base, load_base, revision
-from models.dad.controlnet import DaDObjective, load_controlnet, new_controlnet, white_image
-from models.dad.restyler import Restyler, Sampling, make_sampler, match_look
+from models.dad.controlnet import (
+    ControlNetObjective,
+    load_controlnet,
+    new_controlnet,
+    white_image,
+)
+from models.dad.look import match_colours, match_look
+from models.dad.restyler import Restyler
+from models.dad.sampling import SamplerName, Sampling, make_sampler
 
 SIZE = (32, 16)
 PROMPTS = ["a red coat", "a blue hat", "a red coat", ""]
@@ -102,7 +113,7 @@ def levels(images: torch.Tensor) -> np.ndarray:
     return (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "dpm", "unipc", "euler", "euler_ancestral", "ddpm"])
+@pytest.mark.parametrize("sampler", get_args(SamplerName))
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 def test_restyle_equals_the_diffusers_pipeline(base, pictures, sampler, guidance):
     controlnet = shaken(base)
@@ -124,16 +135,99 @@ def test_restyle_equals_the_diffusers_pipeline(base, pictures, sampler, guidance
     assert (ours == levels(theirs)).mean() > 0.99
 
 
-def test_generate_equals_the_diffusers_pipeline(base):
+@pytest.mark.parametrize("sampler", ["ddim", "euler", "lcm"])
+def test_generate_equals_the_diffusers_pipeline(base, sampler):
     controlnet = shaken(base)
-    restyler = Restyler(base, controlnet, SIZE, Sampling(steps=3, guidance=2.0, scheduler="ddim"))
+    restyler = Restyler(base, controlnet, SIZE, Sampling(steps=3, guidance=2.0, scheduler=sampler))
     ours = restyler.generate(base.encode_prompts(PROMPTS), SEEDS)
-    theirs = plain(StableDiffusionControlNetPipeline, base, controlnet, "ddim")(
+    theirs = plain(StableDiffusionControlNetPipeline, base, controlnet, sampler)(
         prompt=PROMPTS, image=torch.ones(4, 3, *SIZE), num_inference_steps=3, guidance_scale=2.0,
         output_type="pt", generator=[torch.Generator().manual_seed(s) for s in SEEDS],
     ).images  # fmt: skip
     assert ours.shape == (4, *SIZE, 3)
     assert np.abs(ours.astype(int) - levels(theirs)).max() <= 1
+
+
+@pytest.mark.parametrize("strength", [0.5, 1.0])
+def test_the_base_alone_equals_the_pipeline_without_a_controlnet(tmp_path, pictures, strength):
+    velocity = load_base(str(save_tiny(tmp_path, "v_prediction")))
+    velocity.unet.register_to_config(sample_size=64)  # this pipeline takes no pair of sides
+    sampling = Sampling(steps=4, strength=strength, guidance=2.0, control_scale=0.0)
+    ours = Restyler(velocity, shaken(velocity), SIZE, sampling).restyle(
+        pictures, velocity.encode_prompts(PROMPTS), SEEDS
+    )
+    pipeline = StableDiffusionImg2ImgPipeline(
+        vae=velocity.vae, text_encoder=velocity.text_encoder, tokenizer=velocity.tokenizer,
+        unet=velocity.unet, scheduler=make_sampler(velocity, "dpm"), safety_checker=None,
+        feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+    pipeline.set_progress_bar_config(disable=True)
+    theirs = pipeline(
+        prompt=PROMPTS, image=torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255,
+        strength=strength, num_inference_steps=4, guidance_scale=2.0, output_type="pt",
+        generator=[torch.Generator().manual_seed(s) for s in SEEDS],
+    ).images  # fmt: skip
+    assert np.abs(ours.astype(int) - levels(theirs)).max() <= 1
+
+
+def test_deep_features_are_taken_over_only_between_the_steps_that_were_asked_for(base, pictures):
+    words, controlnet = base.encode_prompts(PROMPTS), shaken(base)
+    every = Restyler(base, controlnet, SIZE, Sampling(steps=6, guidance=2.0, control_scale=0.7))
+    made = every.restyle(pictures, words, SEEDS).astype(int)
+    # At a single step everything is computed, through the blocks one by one: the same picture.
+    for steps in (1, 2):
+        sampling = Sampling(steps=steps, guidance=2.0, control_scale=0.7)
+        once = every.with_sampling(sampling).generate(words, SEEDS).astype(int)
+        sampling = dataclasses.replace(sampling, reuse=9)
+        reused = every.with_sampling(sampling).generate(words, SEEDS).astype(int)
+        assert (np.abs(once - reused).max() <= 1) == (steps == 1)
+    # The more steps take over, the further from the picture that computes all.
+    apart = []
+    for reuse in (2, 6):
+        sampling = Sampling(steps=6, guidance=2.0, control_scale=0.7, reuse=reuse)
+        other = every.with_sampling(sampling).restyle(pictures, words, SEEDS).astype(int)
+        apart.append(np.abs(made - other).mean())
+    assert 0 < apart[0] < apart[1]
+
+
+def test_deep_features_are_counted_by_what_runs(base):
+    restyler = Restyler(base, shaken(base), SIZE, Sampling(steps=6, reuse=3))
+    ran: list[str] = []
+    network = restyler._denoiser
+    network.unet.mid_block.register_forward_hook(lambda *_: ran.append("unet"))
+    network.controlnet.mid_block.register_forward_hook(lambda *_: ran.append("controlnet"))
+    restyler.generate(base.encode_prompts(["a"]), [1])
+    assert sorted(ran) == ["controlnet"] * 2 + ["unet"] * 2  # steps 0 and 3 of six
+    ran.clear()
+    alone = restyler.with_sampling(Sampling(steps=2, control_scale=0.0))
+    alone.generate(base.encode_prompts(["a"]), [1])
+    assert ran == ["unet"] * 2  # a weight of 0: the ControlNet does not run
+
+
+def test_the_base_and_the_controlnet_stay_as_they_were(folder, pictures):
+    half = load_base(str(folder), precision="bf16")
+    controlnet = new_controlnet(half).train()
+    networks = (half.unet, half.vae, controlnet)
+    before = [{k: (v.clone(), v.stride()) for k, v in n.state_dict().items()} for n in networks]
+    restyler = Restyler(half, controlnet, SIZE, Sampling(steps=2, strength=0.5))
+    restyler.restyle(pictures, half.encode_prompts(PROMPTS), SEEDS)
+    for network, kept in zip(networks, before, strict=True):
+        for name, value in network.state_dict().items():
+            assert (value.dtype, value.stride()) == (torch.float32, kept[name][1])
+            assert torch.equal(value, kept[name][0])
+    assert controlnet.training
+    assert all(weight.requires_grad for weight in controlnet.parameters())
+
+
+def test_threads_may_share_a_restyler(base, pictures):
+    one = Restyler(base, shaken(base), SIZE, Sampling(steps=4, strength=0.75, scheduler="unipc"))
+    other = one.with_sampling(Sampling(steps=4, strength=0.5, guidance=2.0, scheduler="ddpm"))
+    words = base.encode_prompts(PROMPTS)
+    alone = [each.restyle(pictures, words, SEEDS) for each in (one, other)]
+    with ThreadPoolExecutor(4) as pool:
+        jobs = [pool.submit(r.restyle, pictures, words, SEEDS) for r in (one, other) * 4]
+        for at, job in enumerate(jobs):
+            assert np.array_equal(job.result(), alone[at % 2])
 
 
 def test_order_and_batch_change_nothing_but_noise(base, pictures):
@@ -181,6 +275,19 @@ def test_matching_gives_each_start_the_statistics_of_its_target_picture():
     assert torch.equal(match_look(start, look, [0, 7, 2**62], 0.0), start)
     flat = match_look(torch.zeros(1, 4, 8, 4), look, [0], 1.0)  # nothing to scale
     assert bool(torch.isfinite(flat).all())
+
+
+def test_colours_go_to_the_statistics_of_the_target_picture_by_hand():
+    picture = np.array([[[[10, 0, 7], [30, 0, 7]]]], np.uint8)  # mean 20, deviation 10, in red
+    look = np.array([[[0, 0, 0], [0, 0, 0]], [[100, 50, 250], [5, 9, 9]]], np.float32)
+    made = match_colours(picture, look, [7])  # 7 % 2: the second target picture
+    assert made.tolist() == [[[[95, 50, 250], [105, 50, 250]]]]  # flat channels take the mean
+    bright = match_colours(picture, look * 3, [1])
+    assert bright.max() == 255  # cut, not wrapped around
+    assert match_colours(picture, look, [2**62]).max() == 0
+    both = match_colours(np.repeat(picture, 2, 0), look, [7, 2])
+    assert np.array_equal(both[0], made[0])
+    assert both[1].max() == 0
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.5])
@@ -276,7 +383,7 @@ def test_a_text_encoder_with_holes_is_refused(folder, tmp_path):
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 def test_the_objective_is_the_mean_squared_error_of_what_the_base_predicts(tmp_path, prediction):
     base = load_base(str(save_tiny(tmp_path, prediction)))
-    objective = DaDObjective(base, shaken(base), SIZE)
+    objective = ControlNetObjective(base, shaken(base), SIZE)
     torch.manual_seed(2)
     clean, noise = torch.randn(3, 4, 8, 4), torch.randn(3, 4, 8, 4)
     steps, words = torch.tensor([0, 400, 999]), base.encode_prompts(["a", "b", "c"])
@@ -300,7 +407,7 @@ def test_the_objective_is_the_mean_squared_error_of_what_the_base_predicts(tmp_p
 
 def test_only_the_controlnet_learns_and_starts_from_nothing(base):
     controlnet = new_controlnet(base)
-    objective = DaDObjective(base, controlnet, SIZE)
+    objective = ControlNetObjective(base, controlnet, SIZE)
     assert {id(p) for p in objective.parameters()} == {id(p) for p in controlnet.parameters()}
     before = {k: v.clone() for k, v in base.unet.state_dict().items()}
     clean, steps = torch.randn(2, 4, 8, 4), torch.tensor([10, 500])

@@ -10,13 +10,13 @@ import torch.nn.functional as F
 
 from models.captioner import Decoding, HubCaptioner
 from tasks.base.captioner import (
-    HELD_OUT_SEED,
     accuracy,
     caption_loss,
     new_captioner,
     new_tokenizer,
     read_caption,
 )
+from tasks.base.fitting import HELD_OUT_SEED
 from tasks.base.pool import Pool, draw_pool
 from tasks.world.attributes import COLOURS, UPPER_KINDS
 
@@ -87,7 +87,7 @@ def test_loss_leaves_padding_out(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def captioner() -> HubCaptioner:
-    return HubCaptioner.from_pretrained(SHIPPED, Decoding())
+    return HubCaptioner.from_pretrained(SHIPPED)
 
 
 @pytest.fixture(scope="module")
@@ -103,16 +103,15 @@ def test_the_shipped_captioner_says_what_is_there(captioner: HubCaptioner, pool:
     assert measured["upper_kind"] > 3 * chance["upper_kind"], measured
 
 
-def test_the_shipped_captioner_samples_other_sentences(pool: Pool) -> None:
+def test_the_shipped_captioner_samples_other_sentences(captioner: HubCaptioner, pool: Pool) -> None:
     way = Decoding(temperature=1.0, top_p=0.95)
-    captioner = HubCaptioner.from_pretrained(SHIPPED, way)
     images = list(pool.pixels[:8])
     one, two = (
-        captioner.caption(images, list(range(8))),
-        captioner.caption(images, list(range(8, 16))),
+        captioner.caption(images, list(range(8)), way),
+        captioner.caption(images, list(range(8, 16)), way),
     )
     assert one != two
-    assert one == captioner.caption(images, list(range(8)))
+    assert one == captioner.caption(images, list(range(8)), way)
     assert all(text.startswith("a ") for text in one + two)
 
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from models.poser import KEYPOINTS, VitPosePoser, decode_heatmaps
+from tasks.base.fitting import HELD_OUT_SEED
 from tasks.base.pool import Pool, draw_pool
 from tasks.base.poser import (
     CELLS,
-    HELD_OUT_SEED,
     correct_share,
     cover,
     disturb,
@@ -21,8 +21,9 @@ from tasks.base.poser import (
     heatmap_targets,
 )
 from tasks.images import encode_jpeg
+from tasks.instruments import Instruments, measure_table
 from tasks.params import check_section
-from tasks.screen import ScreenParams, screen_table
+from tasks.screen import ScreenParams, judge_table
 
 SHIPPED = Path("models/tiny/poser")
 
@@ -108,12 +109,20 @@ def test_the_shipped_poser_sees_who_lacks_a_head_or_legs(poser: VitPosePoser, po
             "grey_variance": 0.0,
             "file_bytes_min": 0,
             "file_bytes_max": 0,
+            "people": "none",
+            "person_score": 0.5,
+            "second_person": 0.4,
             "poser": str(SHIPPED),
             "keypoint_score": 0.3,
+            "pose_score": 0.0,
+            "rival_share": 1.0,
             "body_height": 0.4,
             "torso_share": [0.15, 0.6],
             "order_slack": 0.04,
-            "duplicate_bits": -1,
+            "duplicates": "none",
+            "duplicate_bits": 0,
+            "embedder": "none",
+            "duplicate_cosine": 1.0,
         },
         "screen",
     )
@@ -133,7 +142,7 @@ def test_the_shipped_poser_sees_who_lacks_a_head_or_legs(poser: VitPosePoser, po
                 "error": pa.array([None] * count, pa.string()),
             }
         )
-        judged = screen_table(table, poser, section)
+        judged = judge_table(measure_table(table, Instruments(poser=poser)), section)
         return float(np.mean(judged["keep"].to_pylist())), judged["reason"].to_pylist()
 
     whole, _ = kept(list(pool.pixels))

@@ -1,0 +1,123 @@
+"""Load a model of transformers whole, or not at all.
+
+`from_pretrained` warns where a file lacks a tensor that the class needs, and goes on with random
+numbers in its place: a captioner with half a decoder writes sentences, and a shard of them is
+lost before anybody reads the log. Here a tensor that is missing or of another shape is an error
+that names it. Poser, captioner and detector load through this module.
+
+Unusual: tied weights stand once in a file and count as there (transformers ties them before it
+counts). Tensors that the file has and the class does not use are harmless, and logged: published
+checkpoints carry leftovers of training. Safetensors only: unpickling runs whatever the file says.
+
+    model = load_model(VitPoseForPoseEstimation, name, what="pose model", remedy="...")
+    processor = load_processor(AutoImageProcessor, name, what="pose model", remedy="...")
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    import torch
+
+log = logging.getLogger(__name__)
+
+_NAMED = 3
+"""Tensors that a message spells out; the rest are counted."""
+
+
+def load_model(
+    kind: Any,
+    name: str | Path,
+    *,
+    what: str,
+    remedy: str,
+    dtype: torch.dtype | None = None,
+    revision: str | None = None,
+) -> Any:
+    """Load a model of transformers with every tensor that its class needs.
+
+    Args:
+        kind: The class, or an Auto class that finds it by config.json.
+        name: Hub name or local folder.
+        what: What is loaded, in words for messages: "pose model".
+        remedy: Names that would do, for messages.
+        dtype: Of the weights; that of the file where none is given.
+        revision: Hub commit.
+
+    Returns:
+        The model, on the CPU and in evaluation mode.
+
+    Raises:
+        ValueError: Nothing of that class can be read there in safetensors, or a tensor is missing
+            or of another shape.
+    """
+    options: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
+    with _named(name, what, "model.safetensors, config.json", remedy):
+        model, report = kind.from_pretrained(
+            str(name),
+            revision=revision,
+            use_safetensors=True,
+            output_loading_info=True,
+            # Not to let them pass: to name them below.
+            ignore_mismatched_sizes=True,
+            **options,
+        )
+    misshapen = [
+        f"{key} is {tuple(there)}, needs {tuple(needed)}"
+        for key, there, needed in sorted(report["mismatched_keys"])
+    ]
+    other = {key for key, *_ in report["mismatched_keys"]}
+    missing = sorted(
+        key
+        for key in set(report["missing_keys"]) - other
+        # A counter that no model reads outside training; old files lack it.
+        if not key.endswith(".num_batches_tracked")
+    )
+    if missing or misshapen:
+        found = [f"{len(missing)} missing ({_some(missing)})"] if missing else []
+        found += [f"{len(misshapen)} of another shape ({_some(misshapen)})"] if misshapen else []
+        raise ValueError(
+            f"the {what} {str(name)!r} does not fill a {type(model).__name__}, tensors "
+            f"{' and '.join(found)}; rule: every tensor of the class stands in the file, or it "
+            f"would run on random numbers; remedy: download or save it again, or {remedy}"
+        )
+    if unused := sorted(report["unexpected_keys"]):
+        log.info("%s %s: %d tensors are not used (%s)", what, name, len(unused), _some(unused))
+    return model
+
+
+def load_processor(
+    kind: Any, name: str | Path, *, what: str, remedy: str, revision: str | None = None
+) -> Any:
+    """Load the processor of a model: see `load_model`.
+
+    Raises:
+        ValueError: There is none, or a library that it needs is not installed.
+    """
+    with _named(name, what, "the processor's and the tokenizer's files", remedy):
+        return kind.from_pretrained(str(name), revision=revision)
+
+
+@contextmanager
+def _named(name: str | Path, what: str, files: str, remedy: str) -> Iterator[None]:
+    """Say what could not be loaded, whatever transformers trips over."""
+    try:
+        yield
+    except (OSError, KeyError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+        raise ValueError(
+            f"cannot load the {what} {str(name)!r}: {' '.join(str(error).split())[:300]}; rule: "
+            f"a hub name or a folder with {files}; remedy: {remedy}"
+        ) from error
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
