@@ -4,7 +4,7 @@
                                    [--same-products]
 
 The paper's model at 384x256 (97 image tokens of 1,024; random weights) judges the candidates of
-queries with captions as long as CUHK-PEDES's. Both sides, `tasks.ranking.rerank` and
+queries with captions as long as CUHK-PEDES's. Both sides, `tasks.evaluate.ranking.rerank` and
 `benchmarks.plain_mra`, get the same tokens of texts and images, and their scores have to agree.
 Encoding is not timed: it is the same work on both sides, and little beside this.
 
@@ -40,8 +40,8 @@ from benchmarks.measuring import (
 from benchmarks.plain_mra import PlainMRA
 from benchmarks.pretraining_step import small_config
 from models.mra import MRA, MRAConfig
-from tasks.ranking import TextTokens, rerank
-from tasks.spill import Rows
+from tasks.evaluate.ranking import TextTokens, rerank
+from tasks.evaluate.spill import Rows
 
 WHOLE = {"queries": 6156, "candidates": 512, "gallery": 3074, "views": 2}
 """The test of CUHK-PEDES as published."""

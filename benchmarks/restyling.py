@@ -7,8 +7,8 @@ ControlNet in the same precision, with the same sampler and the same number of e
 plain side reads a JPEG file, calls diffusers' ControlNet image-to-image pipeline with one picture
 and saves a JPEG file, in a loop; where there are two cores it is measured with all threads in each
 operation and as two loops of one thread each, and the faster counts. Our side reads a shard and
-puts a shard into the store (`tasks.restyle`). They run in turns, and the first pictures of both are
-compared first.
+puts a shard into the store (`tasks.restyle.shard`). They run in turns, and the first pictures of
+both are compared first.
 
 ``--size tiny`` is the shipped base at 96x48 with the sampling of params.yaml; ``--size sd15`` is
 Stable Diffusion 1.5 at 384x256 with random weights, 20 executed steps with guidance, or what
@@ -62,8 +62,8 @@ from models.dad.sampling import make_sampler
 from models.dad.tiny import SIZE as TINY_SIZE
 from tasks.images import decode, encode_jpeg
 from tasks.params import read_section
-from tasks.renderer import Arm, Renderer, row_seed
-from tasks.restyle import RestyleParams, restyle_table
+from tasks.restyle.renderer import Arm, Renderer, row_seed
+from tasks.restyle.shard import RestyleParams, restyle_table
 from tasks.schemas import IMAGES
 from tasks.shards import image_uid, iter_tables, read_manifest, read_named, write_folder
 from tasks.store import ShardStore

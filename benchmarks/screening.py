@@ -24,12 +24,12 @@ import pyarrow as pa
 from PIL import Image, ImageEnhance
 
 from tasks.images import decode, encode_jpeg
-from tasks.instruments import load_instruments, measure_table
 from tasks.lookup import fetch, sample
 from tasks.params import read_section
 from tasks.report.sheets import SheetRow, contact_sheet
 from tasks.runtime import device
-from tasks.screen import ScreenParams, judge_table, repeated
+from tasks.screen.instruments import load_instruments, measure_table
+from tasks.screen.rules import ScreenParams, judge_table, repeated
 from tasks.shards import read_manifest
 
 Pixels = np.ndarray

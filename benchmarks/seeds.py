@@ -15,7 +15,7 @@ import statistics
 from dataclasses import replace
 from pathlib import Path
 
-from tasks.evaluate import EvaluationRun, evaluate
+from tasks.evaluate.run import EvaluationRun, evaluate
 from tasks.finetune import FinetuneParams, finetune
 from tasks.params import PARAMS_FILE, read_section
 from tasks.runtime import cache_root, device, use_machine

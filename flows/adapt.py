@@ -22,7 +22,7 @@ from flows.shards import have_training
 from flows.stage import run
 from flows.together import Progress, team_revision, train_together
 from models.team import number
-from tasks.adapt import AdaptParams, train_dad
+from tasks.adapt.train import AdaptParams, train_dad
 from tasks.curves import write_curve
 from tasks.diffusion import DiffusionParams, base_revision
 from tasks.inputs import Inputs

@@ -14,8 +14,8 @@ from prefect import flow
 
 from flows import windows
 from flows.stage import run
-from tasks.evaluate import EvaluationRun
-from tasks.evaluate import evaluate as measure
+from tasks.evaluate.run import EvaluationRun
+from tasks.evaluate.run import evaluate as measure
 from tasks.params import read_section
 from tasks.runtime import device, runtime
 

@@ -51,11 +51,11 @@ from tasks.gap.picking import pick_prompts, pick_source, pick_target
 from tasks.gap.rendering import PLAIN, open_for, render_arm
 from tasks.gap.results import DETAILS, write_results
 from tasks.inputs import Inputs, optional
-from tasks.judge import JudgeParams, train_judge
+from tasks.judge.train import JudgeParams, train_judge
 from tasks.params import read_section
 from tasks.provenance import computation_key, folder_digest, imported_libraries, model_revision
-from tasks.renderer import Renderer
-from tasks.restyle import RestyleParams
+from tasks.restyle.renderer import Renderer
+from tasks.restyle.shard import RestyleParams
 from tasks.runtime import device, runtime
 from tasks.shards import (
     Manifest,
@@ -104,7 +104,7 @@ def have_judge(section: JudgeParams, target: Path) -> Judge | None:
         "judge",
         inputs=[read_manifest(target).digest],
         params=section,
-        code=["tasks.judge"],
+        code=["tasks.judge.train"],
         revisions={} if trained else {"features": model_revision(section.features)},
         device=device().type,
     )

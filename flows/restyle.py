@@ -21,8 +21,8 @@ from tasks.images import decode
 from tasks.inputs import Inputs, optional
 from tasks.params import read_section
 from tasks.provenance import computation_key, folder_digest
-from tasks.renderer import Renderer, needs_model, open_renderer
-from tasks.restyle import RestyleParams, restyle_table
+from tasks.restyle.renderer import Renderer, needs_model, open_renderer
+from tasks.restyle.shard import RestyleParams, restyle_table
 from tasks.runtime import device, runtime
 from tasks.shards import location, read_manifest, read_named
 

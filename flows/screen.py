@@ -16,11 +16,11 @@ from prefect import flow
 from flows import windows
 from flows.shards import ShardJob, ShardWork, compute_shards, once_a_worker, shard_store
 from flows.stage import run
-from tasks.instruments import Instruments, load_instruments, measure_table
 from tasks.params import read_section
 from tasks.provenance import computation_key, model_revision
 from tasks.runtime import cache_root, device
-from tasks.screen import ScreenParams, judge_table, repeated
+from tasks.screen.instruments import Instruments, load_instruments, measure_table
+from tasks.screen.rules import ScreenParams, judge_table, repeated
 from tasks.shards import read_manifest, read_named, write_folder
 
 IMAGES = Path("data/restyled")

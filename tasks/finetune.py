@@ -24,7 +24,7 @@ from tasks.augment import Recipe
 from tasks.batches import PairDataset, Pairs, Preparation, read_pairs
 from tasks.checkpoints import load_model, save_checkpoint, summary
 from tasks.eda import LexiconName, lexicon
-from tasks.evaluate import EvaluateParams, evaluate_model, itc_rank1
+from tasks.evaluate.run import EvaluateParams, evaluate_model, itc_rank1
 from tasks.params import Fraction, Positive, params
 from tasks.pictures import Pictures
 from tasks.pretrain import Size, from_step

@@ -17,7 +17,7 @@ ALLOWED = {
 }
 # Who may open the world's truth: what measures, and what writes it.
 MAY_READ_TRUTH = {
-    "tasks/evaluate.py",
+    "tasks/evaluate/run.py",
     "tasks/ingest/dataset.py",
     "tasks/ingest/photos.py",
     "tasks/world/dataset.py",

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from tasks.adapt import AdaptParams
+from tasks.adapt.train import AdaptParams
 from tasks.annotate import DEFAULT, AnnotateParams
 from tasks.caption import CaptionParams
 from tasks.diffusion import DiffusionParams
-from tasks.evaluate import EvaluationRun
+from tasks.evaluate.run import EvaluationRun
 from tasks.finetune import FinetuneParams
 from tasks.gap.arms import GapParams, arm_sections
 from tasks.ingest import IngestDatasetParams
@@ -18,9 +18,9 @@ from tasks.params import read_section, read_yaml
 from tasks.pretrain import PretrainParams
 from tasks.provenance import ROOT
 from tasks.report import ReportParams
-from tasks.restyle import RestyleParams
+from tasks.restyle.shard import RestyleParams
 from tasks.runtime import MachineParams
-from tasks.screen import ScreenParams
+from tasks.screen.rules import ScreenParams
 
 PROFILES = sorted((ROOT / "profiles").glob("*.yaml"))
 SECTIONS: dict[str, type[Any]] = {

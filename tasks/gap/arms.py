@@ -9,9 +9,9 @@ from pydantic import Field, model_validator
 
 from tasks.gap.picking import TRAIN
 from tasks.gap.rendering import PLAIN
-from tasks.judge import JudgeParams
+from tasks.judge.train import JudgeParams
 from tasks.params import Fraction, NonNegative, Positive, Strings, check_section, params
-from tasks.restyle import RestyleParams
+from tasks.restyle.shard import RestyleParams
 
 Changes = dict[str, Any]
 """Fields of the section restyle to the values that an arm gives them."""

@@ -2,7 +2,7 @@
 
 An arm's pictures are compared with both halves of the target's held-out pictures, in equal
 numbers, and the two distances are averaged; the halves against each other are the floor. What
-the measures are made of is in `models.gap`, `models.viewpoint` and `tasks.content`.
+the measures are made of is in `models.gap`, `models.viewpoint` and `tasks.judge.content`.
 
 Shapes: N pictures, D width of a feature.
 """
@@ -29,9 +29,9 @@ from models.gap import (
     two_sample,
 )
 from models.viewpoint import body_measures, pose_distance, seen_joints
-from tasks.content import Content, Kept, content, kept
 from tasks.images import to_array_batch
-from tasks.naming import COLOUR, named_attributes
+from tasks.judge.content import Content, Kept, content, kept
+from tasks.judge.naming import COLOUR, named_attributes
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from tasks.images import encode_jpeg, to_array_batch
-from tasks.renderer import open_renderer, row_seed
+from tasks.restyle.renderer import open_renderer, row_seed
 from tasks.schemas import RESTYLED, conform
 
 if TYPE_CHECKING:
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     import torch
 
     from tasks.diffusion import DiffusionParams
-    from tasks.renderer import Renderer
-    from tasks.restyle import RestyleParams
+    from tasks.restyle.renderer import Renderer
+    from tasks.restyle.shard import RestyleParams
 
 
 PLAIN = frozenset({"none", "colours"})

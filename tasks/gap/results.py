@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
-    from tasks.content import Content, Kept
     from tasks.gap.measuring import ArmFigures, Findings, Spread
-    from tasks.restyle import RestyleParams
+    from tasks.judge.content import Content, Kept
+    from tasks.restyle.shard import RestyleParams
 
 Cell = str | int | float | None
 

@@ -31,6 +31,7 @@ from models.mra.released import (
 )
 from models.ranking import Mixture, rank
 from tasks.errors import PedAlignError
+from tasks.evaluate.ranking import MEMORY, Embedded, embed_images, embed_texts, judge
 from tasks.parity.rows import (
     NEGLIGIBLE,
     Row,
@@ -43,7 +44,6 @@ from tasks.parity.rows import (
     unknown_row,
     values_row,
 )
-from tasks.ranking import MEMORY, Embedded, embed_images, embed_texts, judge
 from tasks.tokens import load_tokenizer
 
 MODEL_FILES = ("config.json", "weights.safetensors", "vectors.safetensors")

@@ -300,7 +300,7 @@ def _regions(folder: Path) -> Regions:
 
 
 def read_evaluation(folder: Path) -> Evaluation:
-    """Read one evaluation's metrics.json and cmc.csv (`tasks.evaluate`).
+    """Read one evaluation's metrics.json and cmc.csv (`tasks.evaluate.run`).
 
     Raises:
         PedAlignError: A measure is no percentage.

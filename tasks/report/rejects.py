@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 
 from tasks.images import ImageError, decode
 from tasks.lookup import Row, fetch
-from tasks.reasons import REASONS
 from tasks.report.sheets import SheetRow, contact_sheet
+from tasks.screen.reasons import REASONS
 from tasks.shards import item_seed, iter_tables
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Tally:
     kept: int
     """Pictures that go on."""
     first: Mapping[str, int]
-    """Refused pictures by their first reason, in the order of `tasks.reasons.REASONS`."""
+    """Refused pictures by their first reason, in the order of `tasks.screen.reasons.REASONS`."""
     among: Mapping[str, int]
     """Pictures that have the reason, maybe among others; the same keys."""
 

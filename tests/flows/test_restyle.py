@@ -21,7 +21,7 @@ from flows.workers import Workplace
 from tasks.diffusion import DiffusionParams
 from tasks.images import encode_jpeg
 from tasks.provenance import ROOT
-from tasks.restyle import RestyleParams
+from tasks.restyle.shard import RestyleParams
 from tasks.runtime import Runtime, claim_device
 from tasks.schemas import IMAGES
 from tasks.shards import image_uid, read_manifest, write_folder

@@ -33,7 +33,7 @@ from tasks.params import check_section, read_section
 from tasks.provenance import ROOT
 from tasks.report.gap import read_gap
 from tasks.report.gap import section as page_section
-from tasks.restyle import RestyleParams
+from tasks.restyle.shard import RestyleParams
 from tasks.schemas import IMAGES
 from tasks.shards import image_uid, write_folder
 

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from tasks.images import encode_jpeg
-from tasks.reasons import REASONS
 from tasks.report.rejects import PAPER, reject_sheet, tally
 from tasks.schemas import IMAGES, SCREENED
+from tasks.screen.reasons import REASONS
 from tasks.shards import write_folder
 
 UIDS = [f"{i:016x}" for i in range(12)]

@@ -14,7 +14,7 @@ from models.mra.released_sizes import vision_sizes
 from tasks.checkpoints import load_model
 from tasks.encoder import MraEncoder
 from tasks.errors import PedAlignError
-from tasks.evaluate import EvaluateParams, evaluate
+from tasks.evaluate.run import EvaluateParams, evaluate
 from tasks.pretrain import new_model
 from tasks.released import export_released, import_released, read_released
 from tasks.released.importing import PIXELS

@@ -22,7 +22,7 @@ from tasks.report.cards import TERMS, terms
 from tasks.report.gather import gather, read_evaluation
 from tasks.report.illustrate import choose_queries
 from tasks.report.splits import check_splits
-from tasks.restyle import RestyleParams
+from tasks.restyle.shard import RestyleParams
 from tasks.schemas import ANNOTATED, IMAGES, RESTYLED, SCREENED
 from tasks.shards import image_uid, write_folder
 

@@ -16,7 +16,7 @@ from tasks import finetune as finetuning
 from tasks.batches import read_pairs
 from tasks.checkpoints import load_model
 from tasks.errors import PedAlignError
-from tasks.evaluate import EvaluateParams
+from tasks.evaluate.run import EvaluateParams
 from tasks.finetune import FinetuneParams, finetune
 from tasks.params import check_section
 from tasks.selection import (

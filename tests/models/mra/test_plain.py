@@ -17,8 +17,8 @@ from benchmarks.pretraining_step import make_batch, small_config, texts_of
 from benchmarks.reranking import make_inputs
 from models.mra import MRA, PAPER, RELEASED, Reading
 from models.mra.objectives import FinetuneObjective, PretrainObjective
-from tasks.ranking import TextTokens, rerank
-from tasks.spill import Rows
+from tasks.evaluate.ranking import TextTokens, rerank
+from tasks.evaluate.spill import Rows
 
 Make = Callable[..., MRA]
 Batch = dict[str, Tensor]

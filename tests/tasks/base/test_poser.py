@@ -21,9 +21,9 @@ from tasks.base.poser import (
     heatmap_targets,
 )
 from tasks.images import encode_jpeg
-from tasks.instruments import Instruments, measure_table
 from tasks.params import check_section
-from tasks.screen import ScreenParams, judge_table
+from tasks.screen.instruments import Instruments, measure_table
+from tasks.screen.rules import ScreenParams, judge_table
 
 SHIPPED = Path("models/tiny/poser")
 

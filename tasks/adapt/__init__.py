@@ -1,0 +1,1 @@
+"""Training DaD: the loop, its data and its sample sheets."""

@@ -1,0 +1,1 @@
+"""Retrieval on a test split: features, re-ranking, findings for every query."""

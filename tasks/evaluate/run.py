@@ -1,0 +1,287 @@
+"""Stage ``evaluate``: text-to-image retrieval on a dataset's test split, any checkpoint on any.
+
+Every caption of the split is a query, every picture of it a gallery image (also one without a
+caption), and a picture of the same person is a match. The gallery is ranked by the cosine of
+features (ITC); the first ``top_k`` are ranked again by the fusion encoder. Reported are the
+protocol's mixture of both, and each by itself. Out: ``metrics.json``, ``cmc.csv`` and
+``queries.parquet`` (a row a query, which the report's rank lists are made of). docs/evaluation.md
+is the protocol in words.
+
+What is unusual: nothing grows with queries times images (`tasks.evaluate.ranking`,
+`models.ranking`), and reduced precision is used only after a sample of queries has shown that it
+moves no rank (`tasks.evaluate.precision`).
+
+Shapes: Q queries, G gallery images.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.mra import MRA
+from models.ranking import Mixture, rank, rank_by_features
+from tasks.batches import Pairs, read_pairs
+from tasks.checkpoints import load_model
+from tasks.evaluate.findings import Evaluation, summed_up
+from tasks.evaluate.precision import Precision, Sampled, compare, computing, sample
+from tasks.evaluate.ranking import MEMORY, Embedded, embed, judge
+from tasks.params import Positive, params
+from tasks.pictures import Pictures
+from tasks.tokens import Cleaning, Words, load_tokenizer
+from tasks.training import NonNegativeFloat
+
+log = logging.getLogger(__name__)
+
+TOP = 10
+
+
+@params
+class EvaluateParams:
+    """Section ``evaluate`` of params.yaml."""
+
+    top_k: Positive
+    """Images a query that the fusion encoder looks at again; no more than the gallery has."""
+    flip: bool
+    """Whether to average over the picture and its mirror image."""
+    similarity_weight: NonNegativeFloat
+    """Weight of the scaled cosine beside the scaled matching score; 0.002 as released."""
+    processes: Positive | None
+    """How many processes of the released evaluation to imitate: their filler rows raise the
+    cosine's weight (four very likely gave the published numbers). 1 mixes as written; null does
+    as the checkpoint's reading says."""
+    precision: Precision
+    """``fp32``, or ``bf16`` for encoding and re-ranking where a sample shows that ranks stay."""
+
+
+def evaluate(
+    images: Path,
+    checkpoint: Path,
+    section: EvaluateParams,
+    device: torch.device,
+    *,
+    split: str = "test",
+    cleaning: Cleaning = "raw",
+    batch: int = 64,
+    memory: int = MEMORY,
+    progress: Callable[[float, str], None] | None = None,
+) -> Evaluation:
+    """Evaluate a checkpoint on a dataset.
+
+    Args:
+        images: Ingested shards.
+        checkpoint: A retrieval checkpoint with its tokenizer.
+        section: How.
+        device: Where to compute.
+        split: Which part of the dataset.
+        cleaning: Clean-up of this dataset's captions.
+        batch: Pictures or captions a pass; changes results by float noise only.
+        memory: Bytes for tokens, keys and scores; what does not fit waits in a temporary file.
+        progress: Called with the finished share and what was just done.
+
+    Raises:
+        PedAlignError: No pictures with captions in that split, or no such checkpoint.
+    """
+    model = load_model(checkpoint).to(device).eval()
+    words = Words(load_tokenizer(checkpoint), model.config.max_tokens, cleaning)
+    pairs, pictures = read_pairs(images, split=split, identity="person", bare=True)
+    return evaluate_model(
+        model,
+        words,
+        pairs,
+        pictures,
+        section,
+        device,
+        batch=batch,
+        memory=memory,
+        progress=progress,
+    )
+
+
+@torch.inference_mode()
+def evaluate_model(
+    model: MRA,
+    words: Words,
+    pairs: Pairs,
+    pictures: Pictures,
+    section: EvaluateParams,
+    device: torch.device,
+    *,
+    batch: int = 64,
+    memory: int = MEMORY,
+    progress: Callable[[float, str], None] | None = None,
+) -> Evaluation:
+    """Evaluate a loaded model; see `evaluate`."""
+    say = progress or _silent
+    stage = _Evaluating(model, words, pairs, pictures, section, device, batch, memory)
+    embedded, precision = stage.embed()
+    say(0.3, "embedded")
+    with computing(precision["used"], device):
+        judged = judge(model, embedded, section.top_k, device, batch=batch, memory=memory)
+    say(0.9, "re-ranked")
+    mixture = Mixture.of(
+        judged.candidates,
+        judged.logit_VQK,
+        similarity_weight=section.similarity_weight,
+        processes=stage.processes,
+    )
+    found = rank(
+        embedded.text_QE.to(device),
+        embedded.image_GE.to(device),
+        mixture,
+        torch.from_numpy(pairs.person),
+        gallery_people(pairs),
+        top=min(TOP, len(pictures)),
+        memory=memory // 2,
+    )
+    say(1.0, "ranked")
+    notes = {
+        "processes": stage.processes,
+        "similarity_logits": round(mixture.similarity_logits, 4),
+        "precision": precision,
+    }
+    return summed_up(pairs, found, gallery_people(pairs), notes)
+
+
+@dataclass(frozen=True)
+class _Evaluating:
+    """What the steps of one evaluation share."""
+
+    model: MRA
+    words: Words
+    pairs: Pairs
+    pictures: Pictures
+    section: EvaluateParams
+    device: torch.device
+    batch: int
+    memory: int
+
+    @property
+    def processes(self) -> int:
+        """Processes to imitate: the protocol's, or those of the checkpoint's reading."""
+        return self.section.processes or self.model.config.reading.score_processes
+
+    def embed(self) -> tuple[Embedded, dict[str, Any]]:
+        """Encode in the precision asked for, or in float32 where that moves ranks."""
+        wanted = self.section.precision
+        embedded = self._embed(wanted, self.memory)
+        if wanted == "fp32":
+            return embedded, {"asked": wanted, "used": wanted}
+        queries = sample(len(self.pairs))
+        full = self._embed("fp32", self.memory // 4, queries)
+        difference = compare(
+            self._sampled("fp32", full, queries, np.arange(len(queries))),
+            self._sampled(wanted, embedded, queries, queries),
+        )
+        body = {"asked": wanted, "used": wanted, **difference.report()}
+        log.info("%s against fp32 on a sample: %s", wanted, body)
+        if difference.moved:
+            log.warning(
+                "%s moves hits of %.1f %% of %d sampled queries (allowed: %.1f %%): evaluated in "
+                "fp32 instead",
+                wanted,
+                100 * difference.hits_changed,
+                difference.queries,
+                100 * body["limit"],
+            )
+            del embedded, full
+            return self._embed("fp32", self.memory), body | {"used": "fp32"}
+        return embedded, body
+
+    def _embed(
+        self, precision: Precision, memory: int, queries: np.ndarray[Any, Any] | None = None
+    ) -> Embedded:
+        with computing(precision, self.device):
+            return embed(
+                self.model,
+                self.words,
+                self.pairs,
+                self.pictures,
+                self.device,
+                flip=self.section.flip,
+                batch=self.batch,
+                memory=memory,
+                queries=queries,
+            )
+
+    def _sampled(
+        self,
+        precision: Precision,
+        embedded: Embedded,
+        queries: np.ndarray[Any, Any],
+        stored: np.ndarray[Any, Any],
+    ) -> Sampled:
+        """Rank the sampled queries, which ``embedded`` holds as numbers ``stored``."""
+        memory = self.memory // 4
+        with computing(precision, self.device):
+            judged = judge(
+                self.model,
+                embedded,
+                self.section.top_k,
+                self.device,
+                batch=self.batch,
+                memory=memory,
+                queries=stored,
+            )
+        return Sampled.of(
+            embedded.text_QE[torch.from_numpy(stored)],
+            embedded,
+            judged,
+            torch.from_numpy(self.pairs.person[queries]),
+            gallery_people(self.pairs),
+            similarity_weight=self.section.similarity_weight,
+            processes=self.processes,
+            memory=memory,
+        )
+
+
+@torch.inference_mode()
+def itc_rank1(
+    model: MRA,
+    words: Words,
+    pairs: Pairs,
+    pictures: Pictures,
+    device: torch.device,
+    *,
+    batch: int = 64,
+) -> float:
+    """R@1 in percent by features alone: the quick score that model selection uses."""
+    embedded = embed(model, words, pairs, pictures, device, flip=False, batch=batch, tokens=False)
+    found = rank_by_features(
+        embedded.text_QE.to(device),
+        embedded.image_GE.to(device),
+        torch.from_numpy(pairs.person),
+        gallery_people(pairs),
+        memory=MEMORY // 4,
+    )
+    return found.means()["R1"]
+
+
+def gallery_people(pairs: Pairs) -> Tensor:
+    """Identity of each picture, (G,)."""
+    return torch.from_numpy(pairs.people)
+
+
+def _silent(_share: float, _what: str) -> None:
+    pass
+
+
+@params
+class EvaluationRun:
+    """One entry of ``evaluate.runs`` in params.yaml."""
+
+    checkpoint: str
+    """The model's folder: a pretraining's for direct transfer, or a fine-tuning's."""
+    images: str
+    """The dataset's shards; their test split is the gallery and the queries."""
+    cleaning: Cleaning
+    """Clean-up of its captions: ``raw`` or ``alphanumeric``."""
+    protocol: EvaluateParams
+    """How to rank."""

@@ -1,0 +1,1 @@
+"""The judge of content: attributes named in captions, read off pictures."""

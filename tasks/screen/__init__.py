@@ -1,0 +1,1 @@
+"""Which pictures go on: measuring, the rules for bodies, near-duplicates, reasons."""
