@@ -54,6 +54,7 @@ def match_colours(
     pixels_BHW3: NDArray[np.uint8],
     look_N23: NDArray[np.float32],
     seeds: Sequence[int],
+    share: float = 1.0,
 ) -> NDArray[np.uint8]:
     """Give each picture's RGB channels the mean and deviation of a target picture's.
 
@@ -64,6 +65,7 @@ def match_colours(
         pixels_BHW3: The pictures.
         look_N23: Means and deviations of the target pictures' channels, levels of 0 to 255.
         seeds: Choose a target picture for each.
+        share: How far levels go there: 0 changes nothing.
 
     Returns:
         Pictures (B, H, W, 3), cut to 0..255.
@@ -72,6 +74,7 @@ def match_colours(
     mean, deviation = np.moveaxis(look_N23[_chosen(seeds, len(look_N23))], 1, 0)[:, :, None, None]
     own = np.maximum(levels.std((1, 2), keepdims=True), 1e-6)
     made = (levels - levels.mean((1, 2), keepdims=True)) / own * deviation + mean
+    made = levels + share * (made - levels)
     return np.rint(made.clip(0, 255)).astype(np.uint8)
 
 

@@ -83,7 +83,8 @@ def essence(arm: RestyleParams) -> RestyleParams:
         return replace(same, strength=1.0, match=0.0, noise="random")
     if arm.mode in PLAIN:
         # A sampler's settings: of no account where none runs.
-        return replace(same, strength=0.0, match=0.0, steps=1, guidance=1.0, negative_prompt="",
+        match = arm.match if arm.mode == "colours" else 0.0
+        return replace(same, strength=0.0, match=match, steps=1, guidance=1.0, negative_prompt="",
                        scheduler="dpm", noise="random", control_scale=0.0)  # fmt: skip
     return same
 

@@ -165,6 +165,12 @@ class Renderer:
                 restyler = self._restyler(section.sampling)
             except (OSError, ValueError) as error:
                 raise _unusable(error) from error
+        elif section.mode == "colours" and section.match == 0:
+            raise PedAlignError(
+                "restyle.mode is colours and restyle.match 0",
+                "match is the share of the way to the target picture's colours; 0 changes nothing",
+                "set restyle.match to 1.0, or the mode to none",
+            )
         elif section.mode == "colours" and "pixels" not in self.look:
             raise PedAlignError(
                 "restyle.mode is colours and there are no target statistics",
@@ -253,7 +259,7 @@ class Arm:
             if self.section.mode == "none":
                 return Ready(pixels_BHW3)
             look = self.renderer.look["pixels"].numpy()
-            return Ready(match_colours(pixels_BHW3, look, seeds))
+            return Ready(match_colours(pixels_BHW3, look, seeds, self.section.match))
         assert words is not None
         fill = [*range(len(seeds)), *([len(seeds) - 1] * (batch - len(seeds)))]
         source = None
@@ -311,7 +317,7 @@ class Arm:
         return {
             "mode": section.mode,
             "strength": sampling.strength,
-            "match": 1.0 if matched else sampling.match,
+            "match": section.match if matched else sampling.match,
             "steps": sampling.steps,
             "guidance": sampling.guidance,
             "scheduler": sampling.scheduler if sampled else None,

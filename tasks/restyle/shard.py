@@ -59,8 +59,8 @@ class RestyleParams:
     mode: Literal["restyle", "generate", "colours", "none"]
     """``restyle``: source pictures through image to image. ``generate``: new pictures from the
     target's captions, the paper's way. ``colours``: no diffusion, each picture's RGB channels get
-    the mean and deviation of a target picture's, drawn by the row's seed; the plain way that DaD
-    has to beat. ``none``: the source itself, for comparison."""
+    the mean and deviation of a target picture's, drawn by the row's seed, as far as ``match``
+    says; the plain way that DaD has to beat. ``none``: the source itself, for comparison."""
     strength: Fraction
     """Mode restyle: share of the diffusion path that is run. More changes the look more and keeps
     less of the content; 0 is the autoencoder's round trip."""
@@ -68,7 +68,8 @@ class RestyleParams:
     """Mode restyle: how far the mean and deviation of each latent channel go to those of a target
     picture, drawn by the row's seed, before the noise is added. Not in the paper, which has no
     image to image. Noise hides details before it hides light and colour cast: without this,
-    strength changes the look only where it has lost the content. 0 is plain image to image."""
+    strength changes the look only where it has lost the content. 0 is plain image to image. Mode
+    colours: how far each channel goes."""
     steps: Positive
     """Denoising steps of the full path; restyle runs ``strength`` times as many. ControlNet's own
     demonstrations take 20."""

@@ -282,6 +282,9 @@ def test_colours_go_to_the_statistics_of_the_target_picture_by_hand():
     look = np.array([[[0, 0, 0], [0, 0, 0]], [[100, 50, 250], [5, 9, 9]]], np.float32)
     made = match_colours(picture, look, [7])  # 7 % 2: the second target picture
     assert made.tolist() == [[[[95, 50, 250], [105, 50, 250]]]]  # flat channels take the mean
+    half = match_colours(picture, look, [7], 0.5)
+    assert half.tolist() == [[[[52, 25, 128], [68, 25, 128]]]]  # half way from 10 to 95, ...
+    assert np.array_equal(match_colours(picture, look, [7], 0.0), picture)
     bright = match_colours(picture, look * 3, [1])
     assert bright.max() == 255  # cut, not wrapped around
     assert match_colours(picture, look, [2**62]).max() == 0

@@ -80,7 +80,7 @@ def test_arms_share_networks_and_prompts(renderer, pictures, monkeypatch):
     )  # fmt: skip
     arms = [
         changed(), changed(strength=1.0), changed(control_scale=0.0), changed(match=0.6),
-        changed(strength=0.0), changed(mode="generate"), changed(mode="colours"),
+        changed(strength=0.0), changed(mode="generate"), changed(mode="colours", match=1.0),
         changed(mode="none"),
     ]  # fmt: skip
     made = [renderer.arm(each).render(pictures, PROMPTS, seeds(), batch=2) for each in arms]
@@ -200,7 +200,7 @@ def test_opening_says_what_does_not_fit(tmp_path: Path, monkeypatch):
     save_file(LOOK, tmp_path / "look.safetensors")
     light = open_renderer(nowhere, tmp_path, "cpu", model=False)
     assert light.base is None
-    assert light.arm(changed(mode="colours")).lineage()["dad_digest"] == light.dad_id
+    assert light.arm(changed(mode="colours", match=1.0)).lineage()["dad_digest"] == light.dad_id
     whole = DiffusionParams(base=BASE, size=SIZE, precision="fp32")
     with pytest.raises(PedAlignError, match="restyle:"):
         open_renderer(whole, tmp_path, "cpu")  # statistics without an adapter

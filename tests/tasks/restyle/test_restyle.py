@@ -66,8 +66,8 @@ def arm(section: RestyleParams = PARAMS, stub: Stub | None = None) -> Arm:
     return Arm(renderer, section, stub)
 
 
-def plain_arm(mode: str, **look: torch.Tensor) -> Arm:
-    section = dataclasses.replace(PARAMS, mode=mode)
+def plain_arm(mode: str, match: float = 1.0, **look: torch.Tensor) -> Arm:
+    section = dataclasses.replace(PARAMS, mode=mode, match=match)
     return Renderer(SIZE, None, None, look, dad_id="dad-1").arm(section)
 
 
@@ -248,6 +248,8 @@ def test_a_mode_asks_for_what_it_needs():
         plain_arm("restyle")
     with pytest.raises(PedAlignError, match="no target statistics"):
         plain_arm("colours", statistics=torch.zeros(1, 2, 4))
+    with pytest.raises(PedAlignError, match="0 changes nothing"):
+        plain_arm("colours", match=0.0, pixels=torch.zeros(1, 2, 3))
 
 
 def test_without_guidance_there_is_no_negative_prompt_and_without_dad_no_digest():
