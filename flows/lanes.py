@@ -23,7 +23,9 @@ from dataclasses import dataclass, field
 import psutil
 
 # What nothing, or for long nothing, waits for; in the order in which it starts.
-BESIDE = ("ingest@source", "gap", "evaluate@direct")
+BESIDE = ("ingest@source", "gap", "evaluate@direct", "evaluate@finetuned-by-test")
+# Up to there the main line itself keeps all cores busy: shards go to several workers.
+AFTERWARDS = {"gap": "annotate"}
 # Memory that has to be free for two stages of the default profile at once.
 NEEDED_BYTES = 3 << 30
 
@@ -48,6 +50,7 @@ def parts(needs: Needs, stale: Iterable[str], beside: Iterable[str] = BESIDE) ->
         stale: Stages that have changed; those that depend on them may run, others will not.
         beside: Stages that may run beside others, in order.
     """
+    late = {s: [*needs[s], of] for s, of in AFTERWARDS.items() if s in needs and of in needs}
     after = _reversed(needs)
     affected = _closure(after, stale)
     waiting = [stage for stage in beside if stage in affected]
@@ -55,7 +58,7 @@ def parts(needs: Needs, stale: Iterable[str], beside: Iterable[str] = BESIDE) ->
     while waiting:
         line = affected - done - _closure(after, waiting)
         passed = _closure(needs, line)  # DVC looks at all of these
-        above = {stage: _closure(needs, [stage]) - {stage} for stage in waiting}
+        above = {stage: _closure({**needs, **late}, [stage]) - {stage} for stage in waiting}
         starting = {s: sorted(above[s] & passed) for s in waiting if above[s] <= done | line}
         if not line or not starting:
             break

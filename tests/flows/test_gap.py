@@ -70,7 +70,8 @@ class Project:
         self.params["diffusion"]["base"] = str(ROOT / "models/tiny/diffusion")
         self.params["gap"] |= {"poser": str(ROOT / "models/tiny/poser"), "sheet_pictures": 2}
         self.arms = {"source": {"mode": "none"}, "colours": {"mode": "colours", "match": 1.0},
-                     "restyled": {}, "strong": {"strength": 1.0}, "generated": {"mode": "generate"}}  # fmt: skip
+                     "restyled": {}, "strong": {"strength": 1.0},
+                     "generated": {"mode": "generate"}}  # fmt: skip
         self.rendered: list[str] = []
 
     def submit(self, job: Any, work: Any, store: Any, place: Any) -> Call:

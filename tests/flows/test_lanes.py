@@ -38,6 +38,15 @@ def test_a_whole_rebuild_has_three_parts() -> None:
     assert last == Part()
 
 
+def test_the_gap_waits_until_the_line_leaves_a_core_free() -> None:
+    needs = {**NEEDS, "annotate": ["restyle"], "pretrain": ["annotate"]}
+    _, second, _ = parts(needs, needs)
+    assert second.beside["gap"] == ["adapt", "annotate", *NEEDS["gap"][1:]]
+    (only, _) = parts(needs, ["gap", "pretrain"])  # nothing to wait for
+    assert "gap" in only.beside
+    assert "annotate" not in only.line
+
+
 @pytest.mark.parametrize("stale", [[], ["report"], ["gap"], ["evaluate@direct"]])
 def test_what_has_nothing_beside_it_is_one_part(stale: list[str]) -> None:
     assert list(parts(NEEDS, stale)) == [Part()]
