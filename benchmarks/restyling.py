@@ -317,8 +317,8 @@ def rows_in(options: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     base = load_base(options.base, "cpu", "bf16")
     section = dataclasses.replace(
-        read_section(RestyleParams, "restyle"), mode="restyle", noise="random", match=0.0,
-        strength=1.0, steps=1, guidance=1.0,
+        read_section(RestyleParams, "restyle"), mode="restyle", noise="random", detail=0.0,
+        match=0.0, strength=1.0, steps=1, guidance=1.0,
     )  # fmt: skip
     arm = Renderer((48, 24), base, ControlNetAdapter(new_controlnet(base))).arm(section)
     work = Work(Path(options.rows_in), [], section, (48, 24), options.batch)
@@ -338,7 +338,7 @@ def sampling_of(options: argparse.Namespace) -> RestyleParams:
     section = read_section(RestyleParams, "restyle")
     # The pipeline knows neither matching nor inverted noise.
     section = dataclasses.replace(
-        section, mode="restyle", noise="random", match=0.0, control_scale=1.0
+        section, mode="restyle", noise="random", detail=0.0, match=0.0, control_scale=1.0
     )
     if options.size == "sd15":
         section = dataclasses.replace(

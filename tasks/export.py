@@ -41,7 +41,8 @@ TAR_BYTES = 256 << 20
 """Size at which a tar shard is closed."""
 _PROVENANCE = (
     "uid", "parent_uid", "dataset", "split", "person_id", "camera", "source_path", "prompt",
-    "eda_op", "seed", "mode", "strength", "match", "steps", "guidance", "scheduler", "noise",
+    "eda_op", "seed", "mode", "strength", "match", "steps", "guidance", "scheduler",
+    "noise", "detail",
     "negative_prompt", "control_scale", "reuse", "base_revision", "dad_digest",
 )  # fmt: skip
 

@@ -73,6 +73,7 @@ RESTYLED = pa.schema(
         _field("guidance", pa.float32(), "classifier-free guidance scale; 1 is none"),
         _field("scheduler", pa.string(), "the sampler; null without diffusion", null=True),
         _field("noise", pa.string(), "noise random or inverted; null without diffusion", null=True),
+        _field("detail", pa.float32(), "share put back of what the autoencoder lost", "0 to 1"),
         _field(
             "negative_prompt",
             pa.string(),

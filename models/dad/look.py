@@ -78,5 +78,27 @@ def match_colours(
     return np.rint(made.clip(0, 255)).astype(np.uint8)
 
 
+def put_back(made_BHW3: Tensor, trip_BHW3: Tensor, source_BHW3: Tensor, share: float) -> Tensor:
+    """Put back what the autoencoder loses of the source: thin stripes, straps, edges.
+
+    The difference between the source and its way through the autoencoder, in the contrast that the
+    made picture has: each channel is scaled by the deviation of the made picture over that of the
+    source's way through.
+
+    Args:
+        made_BHW3: What was made of the source, levels of 0 to 255.
+        trip_BHW3: The source through the autoencoder and nothing else.
+        source_BHW3: The source.
+        share: How much: 0 changes nothing; with nothing made, 1 gives the source itself.
+
+    Returns:
+        Levels, uint8 (B, H, W, 3).
+    """
+    made, trip = made_BHW3.float(), trip_BHW3.float()
+    contrast = made.std((1, 2), keepdim=True) / trip.std((1, 2), keepdim=True).clamp_min(1.0)
+    found = made + share * contrast * (source_BHW3.float() - trip)
+    return found.clamp(0, 255).round().to(torch.uint8)
+
+
 def _chosen(seeds: Sequence[int], targets: int) -> list[int]:
     return [seed % targets for seed in seeds]

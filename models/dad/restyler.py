@@ -17,6 +17,7 @@ it hides light and colour cast, so image to image keeps the source's light at an
 keeps its content. ``match`` moves the statistics of the start to those of a target picture
 (`models.dad.look`) before the noise is added; DaD then makes a plausible picture of it.
 
+The autoencoder smears what is thin; ``detail`` puts that back (`models.dad.look.put_back`).
 With ``noise: inverted`` no noise is drawn at all: it is computed from the picture, and the adapter
 changes the look on the way back (`models.dad.inversion`).
 
@@ -38,7 +39,7 @@ import torch
 
 from models.dad.denoiser import Denoiser
 from models.dad.inversion import Bridge
-from models.dad.look import match_look
+from models.dad.look import match_look, put_back
 from models.dad.sampling import Path, Sampling, draw
 
 if TYPE_CHECKING:
@@ -185,28 +186,36 @@ class Restyler:
             noise = draw(self._denoiser.latent_shape, generators, device)
             latents = noise * self._whole.spread
         else:
-            latents = self._start(pixels_BHW3, seeds, generators)
+            source = self._sent(pixels_BHW3)
+            latents, plain = self._start(source, seeds, generators)
         if pixels_BHW3 is not None and self._bridge is not None:
             # A ControlNet of weight 0 does not run, which leaves the base alone.
             up = self._upwards.begin(words_BLD, None, control_scale=0.0)
             latents = self._bridge.walk(latents, up, self._predict(words_BLD))
         elif path is not None:
             latents = self._denoise(latents, path, words_BLD, generators)
-        return _on_its_way(self._denoiser.decode(latents))
+        made = self._denoiser.decode(latents)
+        if pixels_BHW3 is not None and self.sampling.detail > 0:
+            made = put_back(made, self._denoiser.decode(plain), source, self.sampling.detail)
+        return _on_its_way(made)
+
+    def _sent(self, pixels_BHW3: NDArray[np.uint8]) -> Tensor:
+        image = torch.from_numpy(np.ascontiguousarray(pixels_BHW3))
+        if self.base.device.type == "cuda":
+            image = image.pin_memory()
+        return image.to(self.base.device, non_blocking=True)
 
     def _start(
         self,
-        pixels_BHW3: NDArray[np.uint8],
+        source_BHW3: Tensor,
         seeds: Sequence[int],
         generators: Sequence[torch.Generator],
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         """Encode and, unless its noise is computed, noise the source, in diffusers' order."""
         network, device = self._denoiser, self.base.device
-        image = torch.from_numpy(np.ascontiguousarray(pixels_BHW3))
-        if device.type == "cuda":
-            image = image.pin_memory()
-        image = image.to(device, non_blocking=True).permute(0, 3, 1, 2).float() / 255
+        image = source_BHW3.permute(0, 3, 1, 2).float() / 255
         mean, deviation = network.encode(image * 2 - 1)
+        plain = mean * network.factor
         drawn = self._last is not None and self._bridge is None
         if drawn:
             mean = mean + deviation * draw(network.latent_shape, generators, device)
@@ -214,8 +223,9 @@ class Restyler:
         if self.sampling.match > 0 and self._look_N2C is not None:
             latents = match_look(latents, self._look_N2C, seeds, self.sampling.match)
         if self._last is None or not drawn:
-            return latents
-        return self._last.start(latents, draw(network.latent_shape, generators, device))
+            return latents, plain
+        noise = draw(network.latent_shape, generators, device)
+        return self._last.start(latents, noise), plain
 
     def _denoise(
         self,

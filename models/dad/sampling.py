@@ -67,6 +67,8 @@ class Sampling:
     """Weight of the ControlNet; 0 is the base without DaD, and nothing of it runs."""
     match: float = 0.0
     """Image to image: how far the start's channel statistics go to a target picture's; 0 is off."""
+    detail: float = 0.0
+    """Image to image: share put back of what the autoencoder loses of the source; 0 is off."""
     reuse: int = 1
     """The UNet's deep features are computed at every ``reuse``-th step (DeepCache); 1 is off."""
 

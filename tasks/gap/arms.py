@@ -80,12 +80,13 @@ def essence(arm: RestyleParams) -> RestyleParams:
     """
     same = replace(arm, variants=1, alpha=0.0, synonyms="table")
     if arm.mode == "generate":
-        return replace(same, strength=1.0, match=0.0, noise="random")
+        return replace(same, strength=1.0, match=0.0, noise="random", detail=0.0)
     if arm.mode in PLAIN:
         # A sampler's settings: of no account where none runs.
         match = arm.match if arm.mode == "colours" else 0.0
         return replace(same, strength=0.0, match=match, steps=1, guidance=1.0, negative_prompt="",
-                       scheduler="dpm", noise="random", control_scale=0.0)  # fmt: skip
+                       scheduler="dpm", noise="random", detail=0.0,
+                       control_scale=0.0)  # fmt: skip
     return same
 
 

@@ -322,6 +322,7 @@ class Arm:
             "guidance": sampling.guidance,
             "scheduler": sampling.scheduler if sampled else None,
             "noise": sampling.noise if sampled else None,
+            "detail": sampling.detail,
             "negative_prompt": sampling.negative_prompt if sampled and sampling.guided else None,
             "control_scale": sampling.control_scale if weighed else 0.0,
             "reuse": sampling.reuse,

@@ -85,6 +85,10 @@ class RestyleParams:
     computes it from the picture by the base alone and comes back through DaD (Su et al., 2023):
     what base and target have in common stays, so more content is kept at the same look, for twice
     the steps. It needs scheduler ddim."""
+    detail: Fraction
+    """Mode restyle: how much of what the autoencoder loses of the source is put back, in the
+    contrast of the picture that was made. For pictures that keep their outlines: with inverted
+    noise, or little strength; else the source shows through as a ghost. Ours."""
     control_scale: Annotated[float, Field(ge=0)]
     """Weight of DaD, ControlNet or LoRA; 0 is the base without DaD, and nothing of it runs."""
     reuse: Positive
@@ -111,6 +115,7 @@ class RestyleParams:
             guidance=self.guidance,
             scheduler=self.scheduler,
             noise="random" if self.mode == "generate" else self.noise,
+            detail=0.0 if self.mode == "generate" else self.detail,
             negative_prompt=self.negative_prompt,
             control_scale=self.control_scale,
             reuse=self.reuse,

@@ -32,7 +32,7 @@ DIFFUSION = DiffusionParams(
 )
 SECTION = RestyleParams(
     mode="restyle", strength=0.5, match=0.0, steps=2, guidance=1.0, scheduler="dpm",
-    negative_prompt="", control_scale=1.0, reuse=1, noise="random", variants=1,
+    negative_prompt="", control_scale=1.0, reuse=1, noise="random", detail=0.0, variants=1,
     alpha=0.5, synonyms="table",
     quality=90, seed=0,
 )  # fmt: skip

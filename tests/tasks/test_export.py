@@ -66,6 +66,7 @@ def tables(tmp_path_factory):
                 "control_scale": 1.0,
                 "reuse": 1,
                 "noise": "random",
+                "detail": 0.0,
                 **status,
             }
         )

@@ -69,6 +69,7 @@ def data(tmp_path_factory):
                    "strength": 0.5, "steps": 2, "guidance": 1.0, "base_revision": "b",
                    "dad_digest": None, "mode": "restyle", "match": 0.0, "scheduler": "dpm",
                    "negative_prompt": None, "control_scale": 1.0, "reuse": 1, "noise": "random",
+                   "detail": 0.0,
                    "image": row["image"] and encode_jpeg(pixels(100))}
         )  # fmt: skip
         reason = "upstream" if n == 0 else "grey+no-legs" if n == 1 else None

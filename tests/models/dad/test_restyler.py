@@ -30,7 +30,7 @@ from models.dad.controlnet import (
     new_controlnet,
     white_image,
 )
-from models.dad.look import match_colours, match_look
+from models.dad.look import match_colours, match_look, put_back
 from models.dad.restyler import Restyler
 from models.dad.sampling import SamplerName, Sampling, make_sampler
 
@@ -275,6 +275,27 @@ def test_matching_gives_each_start_the_statistics_of_its_target_picture():
     assert torch.equal(match_look(start, look, [0, 7, 2**62], 0.0), start)
     flat = match_look(torch.zeros(1, 4, 8, 4), look, [0], 1.0)  # nothing to scale
     assert bool(torch.isfinite(flat).all())
+
+
+def test_detail_is_put_back_by_hand():
+    source = torch.tensor([[[[10, 0, 9]], [[90, 0, 9]]]], dtype=torch.uint8)  # two pixels
+    trip = torch.tensor([[[[30, 0, 9]], [[70, 0, 9]]]], dtype=torch.uint8)  # red is smeared
+    made = torch.tensor([[[[40, 5, 9]], [[60, 5, 9]]]], dtype=torch.uint8)  # at half the contrast
+    assert put_back(made, trip, source, 1.0).flatten().tolist() == [30, 5, 9, 70, 5, 9]
+    assert put_back(made, trip, source, 0.5).flatten().tolist() == [35, 5, 9, 65, 5, 9]
+    assert torch.equal(put_back(made, trip, source, 0.0), made)
+    assert torch.equal(put_back(trip, trip, source, 1.0), source)  # nothing made: the source
+
+
+def test_with_detail_the_way_through_the_autoencoder_gives_the_source(base):
+    sampling = Sampling(steps=4, strength=0.0, detail=1.0)
+    restyler = Restyler(base, None, SIZE, sampling)
+    source = np.random.default_rng(0).integers(40, 200, (3, *SIZE, 3), np.uint8)
+    made = restyler.restyle(source, base.encode_prompts(["a", "b", "c"]), [1, 2, 3])
+    assert np.abs(made.astype(int) - source).max() <= 1
+    without = restyler.with_sampling(Sampling(steps=4, strength=0.0))
+    lost = without.restyle(source, base.encode_prompts(["a", "b", "c"]), [1, 2, 3])
+    assert np.abs(lost.astype(int) - source).mean() > 5
 
 
 def test_colours_go_to_the_statistics_of_the_target_picture_by_hand():

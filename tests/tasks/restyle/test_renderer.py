@@ -26,7 +26,7 @@ SIZE = (32, 16)
 BASE = str(ROOT / "models" / "tiny" / "diffusion")
 PARAMS = RestyleParams(
     mode="restyle", strength=0.5, match=0.0, steps=4, guidance=1.0, scheduler="dpm",
-    negative_prompt="", control_scale=1.0, reuse=1, noise="random", variants=3,
+    negative_prompt="", control_scale=1.0, reuse=1, noise="random", detail=0.0, variants=3,
     alpha=0.5, synonyms="table",
     quality=95, seed=1,
 )  # fmt: skip

@@ -24,7 +24,7 @@ from tasks.shards import image_uid, item_seed, shard_bytes
 SIZE = (16, 8)
 PARAMS = RestyleParams(
     mode="restyle", strength=0.5, match=0.4, steps=8, guidance=2.0, scheduler="dpm",
-    negative_prompt="grey", control_scale=1.0, reuse=1, noise="random", variants=4,
+    negative_prompt="grey", control_scale=1.0, reuse=1, noise="random", detail=0.0, variants=4,
     alpha=0.5, synonyms="table",
     quality=92, seed=1,
 )  # fmt: skip
@@ -108,7 +108,7 @@ def test_each_picture_becomes_one_row_with_its_lineage():
     assert set(zip(made["height"].to_pylist(), made["width"].to_pylist(), strict=True)) == {SIZE}
     for name, value in {"mode": "restyle", "strength": 0.5, "match": 0.4, "steps": 8,
                         "guidance": 2.0, "scheduler": "dpm", "negative_prompt": "grey",
-                        "control_scale": 1.0, "reuse": 1, "noise": "random",
+                        "control_scale": 1.0, "reuse": 1, "noise": "random", "detail": 0.0,
                         "base_revision": "base-1",
                         "dad_digest": "dad-1",
                         "status": "ok", "eda_op": None}.items():  # fmt: skip
