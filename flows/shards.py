@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from flows import windows
 from flows.workers import Workplace, surroundings
+from models.loading import ALONE
 from tasks.locks import training
 from tasks.provenance import imported_libraries
 from tasks.runtime import cache_root, device, runtime
@@ -81,14 +82,14 @@ def once_a_worker(load: Callable[P, T]) -> Callable[P, T]:
     A sampler keeps its place between steps, so two shards in flight must not share one; and
     transformers' loading is not safe in two threads at once.
     """
-    own, loading = threading.local(), threading.Lock()
+    own = threading.local()
 
     @functools.wraps(load)
     def loaded(*args: P.args, **kwargs: P.kwargs) -> T:
         models: dict[Any, T] = own.__dict__.setdefault("models", {})
         key = (args, tuple(sorted(kwargs.items())))
         if key not in models:
-            with loading:
+            with ALONE:
                 models[key] = load(*args, **kwargs)
         return models[key]
 
@@ -102,12 +103,11 @@ def once_a_device(load: Callable[P, T]) -> Callable[P, T]:
     once, and while one writes its shard the other's batches keep the GPU busy.
     """
     models: dict[Any, T] = {}
-    loading = threading.Lock()
 
     @functools.wraps(load)
     def loaded(*args: P.args, **kwargs: P.kwargs) -> T:
         key = (str(device()), args, tuple(sorted(kwargs.items())))
-        with loading:
+        with ALONE:
             if key not in models:
                 models[key] = load(*args, **kwargs)
             return models[key]

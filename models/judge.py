@@ -32,6 +32,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from models.features import AttributeNet, HubFeatures, Pool
+from models.loading import ALONE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -238,7 +239,8 @@ class Judge:
                 width=body["width"],
             )
             state = load_file(folder / WEIGHTS)
-            judge = cls(config)
+            with ALONE:
+                judge = cls(config)
             judge.heads.load_state_dict(_below(state, "heads."))
             if config.features == TRAINED:
                 judge.extractor.load_state_dict(_below(state, "extractor."))

@@ -16,6 +16,7 @@ checkpoints carry leftovers of training. Safetensors only: unpickling runs whate
 from __future__ import annotations
 
 import logging
+import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+ALONE = threading.RLock()
+"""Held while a model is loaded or built, where other threads may do so too: transformers and
+diffusers make modules without memory by changing torch's own classes for that while, and what
+another thread builds then has no memory either."""
 _NAMED = 3
 """Tensors that a message spells out; the rest are counted."""
 

@@ -34,6 +34,7 @@ from tqdm import tqdm
 
 from models.features import AttributeNet
 from models.judge import CONFIG, TRAINED, WEIGHTS, Heads, Judge, load_judge, reading_loss
+from models.loading import ALONE
 from tasks.errors import PedAlignError
 from tasks.judge.lessons import Lessons, augment, open_extractor, prepare_lessons
 from tasks.params import Fraction, NonNegative, Positive, PositiveFloat, params
@@ -185,7 +186,7 @@ class _Loop:
     def __init__(self, data: Lessons, section: JudgeParams, device: torch.device) -> None:
         self.data, self.section, self.device = data, section, device
         self.trained = section.features == TRAINED
-        with torch.random.fork_rng(devices=[]):
+        with ALONE, torch.random.fork_rng(devices=[]):  # its arms load models meanwhile
             torch.manual_seed(section.seed)
             self.extractor: nn.Module = (
                 open_extractor(data.config) if self.trained else nn.Identity()
