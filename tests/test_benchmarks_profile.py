@@ -39,6 +39,8 @@ OVERRIDES: tuple[tuple[str, object, str], ...] = (
     ("finetune.datasets.*.training.epochs", 2, "two, so that there is an epoch to choose"),
     ("finetune.datasets.*.training.batch", 8, "20 pairs fill no batch of 160; 4 chunks divide 8"),
     ("finetune.datasets.icfg-pedes.holdout", 0.3, "0.05 of ten people is nobody"),
+    ("gap.judge.least", 2, "31 captions name no value 50 times"),
+    ("gap.judge.epochs", 2, "two passes show that it trains"),
     ("screen.file_bytes_max", 0, "a random decoder paints noise"),
 )  # fmt: skip
 """Key, value, reason; ``*`` for every dataset."""
