@@ -28,7 +28,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -41,23 +40,20 @@ import torch
 from diffusers import ControlNetModel, StableDiffusionControlNetImg2ImgPipeline
 from numpy.typing import NDArray
 from PIL import Image
-from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import stable_diffusion
 from benchmarks.measuring import (
     in_turns,
     machine_options,
-    operations,
     peak_rate,
     resident,
     tell_peak,
     use_machine,
-    wait,
 )
+from benchmarks.restyling_cost import by_events, cost, gpu_share
 from models.dad.adapters import ControlNetAdapter
 from models.dad.base import Base, load_base
 from models.dad.controlnet import load_controlnet, new_controlnet
-from models.dad.denoiser import Denoiser
 from models.dad.sampling import make_sampler
 from models.dad.tiny import SIZE as TINY_SIZE
 from tasks.images import decode, encode_jpeg
@@ -224,68 +220,6 @@ def compare(plain: Plain, arm: Arm, work: Work) -> None:
 
 def _as_jpeg(picture: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
     return np.asarray(decode(encode_jpeg(picture, quality)))
-
-
-# ------------------------------------------------------------------ cost
-
-
-def cost(denoiser: Denoiser, section: RestyleParams, size: tuple[int, int]) -> float:
-    """Floating-point operations of one picture: encoder, steps and decoder, as torch counts."""
-    device, sampling = denoiser.device, section.sampling
-    latents = torch.randn(1, *denoiser.latent_shape, device=device)
-    width = denoiser.unet.config.cross_attention_dim
-    words = torch.randn(1, 77, width, device=device)
-    steps = [torch.tensor(500, device=device)] * sampling.executed
-
-    def run() -> None:
-        with torch.no_grad():
-            denoiser.encode(torch.rand(1, 3, *size, device=device))
-            predict = denoiser.begin(
-                words,
-                words if sampling.guided else None,
-                guidance=sampling.guidance,
-                control_scale=sampling.control_scale,
-                reuse=sampling.reuse,
-            )
-            for time_ in steps[: 2 * sampling.reuse]:
-                predict(latents, time_)
-            denoiser.decode(latents)
-
-    if len(steps) <= 2 * sampling.reuse:
-        return operations(run)
-    # Steps repeat with the period of `reuse`: two periods, less one, give what one costs.
-    twice = operations(run)
-    kept, steps[:] = len(steps), steps[: sampling.reuse]
-    once = operations(run)
-    return once + (twice - once) * (kept - sampling.reuse) / sampling.reuse
-
-
-def gpu_share(run: Callable[[], object], device: torch.device) -> float:
-    """Share of a call's time in which kernels ran on the GPU."""
-    wait(device)
-    with profile(activities=[ProfilerActivity.CUDA]) as recorded:
-        start = time.perf_counter()
-        run()
-        wait(device)
-        seconds = time.perf_counter() - start
-    busy = sum(event.self_device_time_total for event in recorded.key_averages())
-    return busy / 1e6 / seconds
-
-
-def by_events(arm: Arm, work: Work, device: torch.device) -> float:
-    """Seconds of one full batch alone on a GPU, by its own clock; the best of three."""
-    pixels = np.zeros((work.batch, *work.size, 3), np.uint8)
-    prompts = list(itertools.islice(itertools.cycle(r["caption"] for r in work.rows), work.batch))
-    found = []
-    for _ in range(3):
-        words = arm.words(prompts)
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        arm.begin(pixels, words, prompts, range(work.batch), work.batch).wait()
-        end.record()
-        wait(device)
-        found.append(start.elapsed_time(end) / 1e3)
-    return min(found)
 
 
 # ------------------------------------------------------------------ memory
@@ -456,7 +390,7 @@ def measure(options: argparse.Namespace, device: torch.device, work: Work) -> No
     best = max(rate for name, rate in rates.items() if name != "fast")
     print(f"| ratio to the faster plain one | {rates['fast'] / best:.2f} |\n")
     torch.set_num_threads(options.threads)
-    each = cost(renderer.arm(section).restyler._denoiser, section, work.size)  # type: ignore[union-attr]
+    each = cost(arm)
     print(
         f"{each / 1e9:.1f} GFLOP a picture, {each * rates['fast'] / 1e12:.2f} TFLOP/s; "
         f"{PUBLISHED:,} pictures would take {PUBLISHED / rates['fast'] / 3600:.1f} hours "
@@ -466,7 +400,8 @@ def measure(options: argparse.Namespace, device: torch.device, work: Work) -> No
         used = each * rates["fast"] / peak
         print(f"FLOP utilisation {100 * used:.1f} % of {peak / 1e12:.0f} TFLOP/s")
     if device.type == "cuda":
-        alone = by_events(arm, work, device)
+        captions = itertools.cycle(row["caption"] for row in work.rows)
+        alone = by_events(arm, list(itertools.islice(captions, work.batch)), device)
         share = gpu_share(lambda: fast(0), device)
         print(
             f"a batch alone takes {alone:.2f} s ({work.batch / alone:.1f} images/s); over the "

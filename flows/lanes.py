@@ -19,6 +19,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TypedDict
 
 import psutil
 
@@ -30,6 +31,15 @@ AFTERWARDS = {"gap": "annotate"}
 NEEDED_BYTES = 3 << 30
 
 Needs = Mapping[str, Iterable[str]]
+
+
+class Graph(TypedDict):
+    """What DVC says of a project."""
+
+    needs: dict[str, list[str]]
+    """Stage: the stages that it depends on directly."""
+    stale: list[str]
+    """Stages that have changed by themselves."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +122,7 @@ def plan() -> list[Part]:
     return list(parts(found["needs"], found["stale"]))
 
 
-def look() -> dict[str, object]:
+def look() -> Graph:
     """Read DVC's graph, and which stages have changed by themselves."""
     from dvc.repo import Repo  # a second, and a process of its own: DVC's logging is its own
 

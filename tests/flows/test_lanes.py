@@ -130,7 +130,7 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def rebuild(environment: dict[str, str]) -> tuple[Said, Beside]:
     """The first part of a rebuild, without its Prefect run."""
     found = look()
-    [part, last] = parts(found["needs"], found["stale"])  # type: ignore[arg-type]
+    [part, last] = parts(found["needs"], found["stale"])
     assert last == Part()
     with Beside(part.beside, environment) as beside:
         said = Said(hear=beside.hear)

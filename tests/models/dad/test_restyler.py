@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import get_args
@@ -10,18 +11,14 @@ import numpy as np
 import pytest
 import torch
 from diffusers import (
-    AutoencoderKL,
     ControlNetModel,
     DDIMScheduler,
-    DDPMScheduler,
     StableDiffusionControlNetImg2ImgPipeline,
     StableDiffusionControlNetPipeline,
     StableDiffusionImg2ImgPipeline,
     StableDiffusionPipeline,
-    UNet2DConditionModel,
 )
 from safetensors.torch import load_file, save_file
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from models.dad.base import Base, load_base, revision
 from models.dad.controlnet import (
@@ -39,41 +36,6 @@ PROMPTS = ["a red coat", "a blue hat", "a red coat", ""]
 SEEDS = [5, 2**62 + 1, 7, 8]
 
 
-def save_tiny(folder: Path, prediction: str = "epsilon", width: int = 8) -> Path:
-    """Save a Stable-Diffusion-style folder with random weights, of the very classes of SD 1.5."""
-    torch.manual_seed(0)
-    letters = "abcdefghijklmnopqrstuvwxyz"
-    words = [*letters, *(letter + "</w>" for letter in letters)]
-    vocab = {t: i for i, t in enumerate(["<|startoftext|>", "<|endoftext|>", *words])}
-    tokenizer = CLIPTokenizer(vocab=vocab, merges=[], model_max_length=12)
-    text = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(vocab), hidden_size=width, intermediate_size=16, num_hidden_layers=1,
-            num_attention_heads=2, max_position_embeddings=12, bos_token_id=0, eos_token_id=1,
-            pad_token_id=1,
-        )
-    )  # fmt: skip
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(4, 4, 8), norm_num_groups=2, sample_size=32, scaling_factor=0.7,
-    )  # fmt: skip
-    unet = UNet2DConditionModel(
-        sample_size=(8, 4), block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4,
-        cross_attention_dim=width, attention_head_dim=2,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-    )  # fmt: skip
-    scheduler = DDPMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
-        prediction_type=prediction, steps_offset=1,
-    )  # fmt: skip
-    StableDiffusionPipeline(
-        vae=vae, unet=unet, text_encoder=text, tokenizer=tokenizer, scheduler=scheduler,
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-    ).save_pretrained(folder)  # fmt: skip
-    return folder
-
-
 def shaken(base: Base) -> ControlNetModel:
     """A ControlNet whose zero convolutions are no longer zero."""
     torch.manual_seed(1)
@@ -85,8 +47,8 @@ def shaken(base: Base) -> ControlNetModel:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny(tmp_path_factory.mktemp("base"))
+def folder(tmp_path_factory: pytest.TempPathFactory, save_base: Callable[..., Path]) -> Path:
+    return save_base(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="module")
@@ -149,8 +111,10 @@ def test_generate_equals_the_diffusers_pipeline(base, sampler):
 
 
 @pytest.mark.parametrize("strength", [0.5, 1.0])
-def test_the_base_alone_equals_the_pipeline_without_a_controlnet(tmp_path, pictures, strength):
-    velocity = load_base(str(save_tiny(tmp_path, "v_prediction")))
+def test_the_base_alone_equals_the_pipeline_without_a_controlnet(
+    save_base, tmp_path, pictures, strength
+):
+    velocity = load_base(str(save_base(tmp_path, prediction="v_prediction")))
     velocity.unet.register_to_config(sample_size=64)  # this pipeline takes no pair of sides
     sampling = Sampling(steps=4, strength=strength, guidance=2.0, control_scale=0.0)
     ours = Restyler(velocity, shaken(velocity), SIZE, sampling).restyle(
@@ -361,8 +325,8 @@ def test_half_precision_weights_load_as_float32(folder, tmp_path):
     assert restyler.restyle(grey, half.encode_prompts([""]), [0]).shape == (1, *SIZE, 3)
 
 
-def test_revision_follows_the_weights_and_not_the_records(folder, tmp_path):
-    copy = save_tiny(tmp_path / "copy")
+def test_revision_follows_the_weights_and_not_the_records(save_base, folder, tmp_path):
+    copy = save_base(tmp_path / "copy")
     assert revision(str(copy)) == revision(str(folder))
     (copy / "training.json").write_text("{}")
     (copy / "unet" / "training.json").write_text("{}")
@@ -378,8 +342,8 @@ def test_revision_follows_the_weights_and_not_the_records(folder, tmp_path):
     assert revision(f"owner/model@{commit}") == commit
 
 
-def test_a_base_whose_parts_do_not_fit_is_refused(folder, tmp_path):
-    other = save_tiny(tmp_path / "other", width=16)
+def test_a_base_whose_parts_do_not_fit_is_refused(save_base, folder, tmp_path):
+    other = save_base(tmp_path / "other", "sd2")
     mixed = tmp_path / "mixed"
     for part in folder.iterdir():
         (mixed / part.name).parent.mkdir(exist_ok=True)
@@ -405,8 +369,10 @@ def test_a_text_encoder_with_holes_is_refused(folder, tmp_path):
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
-def test_the_objective_is_the_mean_squared_error_of_what_the_base_predicts(tmp_path, prediction):
-    base = load_base(str(save_tiny(tmp_path, prediction)))
+def test_the_objective_is_the_mean_squared_error_of_what_the_base_predicts(
+    save_base, tmp_path, prediction
+):
+    base = load_base(str(save_base(tmp_path, prediction=prediction)))
     objective = ControlNetObjective(base, shaken(base), SIZE)
     torch.manual_seed(2)
     clean, noise = torch.randn(3, 4, 8, 4), torch.randn(3, 4, 8, 4)
@@ -452,14 +418,14 @@ def test_only_the_controlnet_learns_and_starts_from_nothing(base):
     assert all(p.grad is None for p in base.unet.parameters())
 
 
-def test_a_controlnet_is_saved_loaded_and_refused_by_another_base(base, tmp_path):
+def test_a_controlnet_is_saved_loaded_and_refused_by_another_base(save_base, base, tmp_path):
     controlnet = shaken(base)
     controlnet.save_pretrained(tmp_path / "dad")
     loaded = load_controlnet(tmp_path / "dad", base)
     assert all(
         torch.equal(a, b) for a, b in zip(controlnet.parameters(), loaded.parameters(), strict=True)
     )
-    other = load_base(str(save_tiny(tmp_path / "other", width=16)))
+    other = load_base(str(save_base(tmp_path / "other", "sd2")))
     with pytest.raises(ValueError, match="cross_attention_dim"):
         load_controlnet(tmp_path / "dad", other)
 
