@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks.annotate import AnnotateParams, load_proposer, query_of
+from tasks.annotate.shard import AnnotateParams, load_proposer, query_of
 from tasks.images import decode
 from tasks.ingest.photos import colour_name
 from tasks.params import read_section

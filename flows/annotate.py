@@ -16,8 +16,8 @@ from spacy.language import Language
 from flows import windows
 from flows.shards import ShardJob, ShardWork, compute_shards, once_a_worker, shard_store
 from flows.stage import run
-from models.detector import RegionProposer
-from tasks.annotate import AnnotateParams, annotate_table, load_proposer
+from models.regions.proposals import RegionProposer
+from tasks.annotate.shard import AnnotateParams, annotate_table, load_proposer
 from tasks.images import decode
 from tasks.overlays import draw_regions
 from tasks.params import read_section

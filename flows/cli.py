@@ -116,7 +116,7 @@ def phrases(
     file: Annotated[Path | None, typer.Option(help="A file with a caption a line")] = None,
 ) -> None:
     """Print the phrases that a person could point at, as JSON: one list a caption."""
-    from tasks.annotate import phrases_of
+    from tasks.annotate.single import phrases_of
 
     if (caption is None) == (file is None):
         raise PedAlignError(
@@ -136,7 +136,7 @@ def annotate(
     draw: Annotated[Path | None, typer.Option(help="Draw the boxes into this file")] = None,
 ) -> None:
     """Print one image's region-phrase pairs as JSON, in the layout of the released SDA."""
-    from tasks.annotate import annotate_one
+    from tasks.annotate.single import annotate_one
 
     entry, picture = annotate_one(image, caption)
     typer.echo(json.dumps(entry, ensure_ascii=False))

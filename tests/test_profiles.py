@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from tasks.adapt.train import AdaptParams
-from tasks.annotate import DEFAULT, AnnotateParams
+from tasks.annotate.shard import AnnotateParams
+from tasks.annotate.single import DEFAULT
 from tasks.caption import CaptionParams
 from tasks.diffusion import DiffusionParams
 from tasks.evaluate.run import EvaluationRun

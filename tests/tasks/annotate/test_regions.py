@@ -9,14 +9,14 @@ import pytest
 from PIL import Image
 
 from models.colour import PALETTE, corrected, lab, name_probabilities, palette_indices
-from models.detector import Query
-from models.layout import BODY, PARTS, part_of, place_of, within
-from models.proposer import BodyProposer
+from models.regions.body import BodyProposer
+from models.regions.layout import BODY, PARTS, part_of, place_of, within
+from models.regions.proposals import Query
 from tasks.phrases import GROUPS, load_parser, parse
 from tasks.world.attributes import sample_person
 from tasks.world.looks import TARGET_CAMERAS, render
 
-PHOTOS = Path(__file__).parents[3] / "shared" / "data" / "ccp"
+PHOTOS = Path(__file__).parents[4] / "shared" / "data" / "ccp"
 PROPOSER = BodyProposer()
 
 

@@ -1,9 +1,6 @@
-"""Phrases to boxes: the one interface, and Grounding DINO behind it.
+"""Grounding DINO behind `models.regions.proposals.RegionProposer`.
 
-`RegionProposer.propose` takes a batch of images with the phrases of each and gives boxes with
-scores; a phrase may get no box, one, or several (a filter picks later). Implementations:
-`GroundingDino` here (any `GroundingDinoForObjectDetection` of transformers, by hub name or folder)
-and `models.proposer.BodyProposer`, which needs no weights.
+Any `GroundingDinoForObjectDetection` of transformers, by hub name or folder.
 
 Unusual: the paper lets the detector name its boxes by the tokens that fired. Here the phrases are
 known from the parser, so the prompt is built from them, the tokens of each are remembered, and a
@@ -18,12 +15,13 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
 
 from models.loading import load_model, load_processor
+from models.regions.proposals import Proposals, check_batch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,86 +29,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-
-@dataclass(frozen=True)
-class Query:
-    """What is looked for in an image.
-
-    Attributes:
-        text: The phrase.
-        head: Its head noun, lower case.
-        group: Where such a thing is found: person, head, hair, upper, lower, footwear, carried,
-            accessory or scene.
-        colours: Colour names of it.
-    """
-
-    text: str
-    head: str = ""
-    group: str = ""
-    colours: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Proposals:
-    """The boxes of one image.
-
-    Attributes:
-        boxes_N4: float32 (N, 4): cx, cy, w, h in [0, 1].
-        scores_N: float32 (N,): confidence in [0, 1].
-        phrase_N: int64 (N,): which of the image's phrases each box is for.
-    """
-
-    boxes_N4: NDArray[np.float32]
-    scores_N: NDArray[np.float32]
-    phrase_N: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        """Number of boxes."""
-        return len(self.scores_N)
-
-    @classmethod
-    def none(cls) -> Self:
-        """No boxes at all."""
-        return cls(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
-
-
-class RegionProposer(Protocol):
-    """Anything that finds the regions of phrases."""
-
-    def propose(
-        self, images: Sequence[NDArray[np.uint8]], queries: Sequence[Sequence[Query]]
-    ) -> list[Proposals]:
-        """Find a region for each phrase that has one.
-
-        Args:
-            images: uint8 (H, W, 3) RGB, of one size or of several.
-            queries: The phrases of each image.
-
-        Returns:
-            The boxes of each image; a phrase without a region has none.
-        """
-        ...
-
-
-def check_batch(images: Sequence[NDArray[np.uint8]], queries: Sequence[Sequence[Query]]) -> None:
-    """Refuse a batch that cannot be meant.
-
-    Raises:
-        ValueError: The lists differ in length, or an image is not uint8 (H, W, 3).
-    """
-    if len(images) != len(queries):
-        message = (
-            f"propose: {len(images)} images and {len(queries)} lists of phrases; "
-            "one list an image; pass an empty list for an image without phrases"
-        )
-        raise ValueError(message)
-    for image in images:
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-            message = (
-                f"propose: an image of {image.dtype} {image.shape}; "
-                "it must be uint8 (H, W, 3) RGB; decode it with tasks.images.decode"
-            )
-            raise ValueError(message)
+    from models.regions.proposals import Query
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """What each cell of a picture of a person shows, without a trained model.
 
-Steps 1 to 3 of `models.proposer`: the figure against its background, its frame, its parts, each an
-EM over coarse colour bins with a layout prior, for a whole batch at once.
+Steps 1 to 3 of `models.regions.body`: the figure against its background, its frame, its parts,
+each an EM over coarse colour bins with a layout prior, for a whole batch at once.
 
 Shapes: B images, H x W cells of the working grid, K parts, C colour names, N maps or masks.
 """
@@ -15,14 +15,14 @@ from PIL import Image
 from scipy import ndimage
 
 from models.colour import BINS, palette_indices
-from models.layout import BODY, PARTS, Place, part_of, place_of
+from models.regions.layout import BODY, PARTS, Place, part_of, place_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from models.detector import Query
+    from models.regions.proposals import Query
 
     Float = NDArray[np.float32]
 

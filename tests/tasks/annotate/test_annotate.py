@@ -9,16 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from models.detector import Proposals
-from tasks.annotate import (
-    DEFAULT,
-    REASONS,
-    annotate_one,
-    annotate_table,
-    filter_boxes,
-    load_proposer,
-    phrases_of,
-)
+from models.regions.proposals import Proposals
+from tasks.annotate.boxes import REASONS, filter_boxes
+from tasks.annotate.shard import annotate_table, load_proposer
+from tasks.annotate.single import DEFAULT, annotate_one, phrases_of
 from tasks.errors import PedAlignError
 from tasks.images import encode_jpeg
 from tasks.overlays import COLOURS, draw_regions

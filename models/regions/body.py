@@ -24,7 +24,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from models.bodyparts import (
+from models.colour import bins, corrected, lab, name_probabilities, palette_indices
+from models.regions.layout import SETTLED, part_of, place_of, within
+from models.regions.parts import (
     GRID,
     PART_INDEX,
     body_frame,
@@ -36,16 +38,14 @@ from models.bodyparts import (
     sigmoid,
     smooth,
 )
-from models.colour import bins, corrected, lab, name_probabilities, palette_indices
-from models.detector import Proposals, Query, check_batch
-from models.layout import SETTLED, part_of, place_of, within
+from models.regions.proposals import Proposals, Query, check_batch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from models.layout import Place
+    from models.regions.layout import Place
 
     Float = NDArray[np.float32]
 
@@ -63,7 +63,7 @@ class BodyProposer:
     def propose(
         self, images: Sequence[NDArray[np.uint8]], queries: Sequence[Sequence[Query]]
     ) -> list[Proposals]:
-        """Find regions; see `models.detector.RegionProposer`.
+        """Find regions; see `models.regions.proposals.RegionProposer`.
 
         Raises:
             ValueError: See `check_batch`.

@@ -14,7 +14,8 @@ from transformers import (
     SwinConfig,
 )
 
-from models.detector import GroundingDino, Query, build_prompt, check_batch
+from models.regions.grounding_dino import GroundingDino, build_prompt
+from models.regions.proposals import Query, check_batch
 
 WORDS = ["a", "man", "red", "shirt", "blue", "shoes", ".", "?", "pair", "of", "the", "woman", "bag"]
 

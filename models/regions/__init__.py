@@ -1,0 +1,1 @@
+"""Phrases to boxes: one interface (`proposals`) and what answers it, with weights or without."""
