@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Annotated, Any, Literal, Self
 
 import torch
@@ -29,15 +28,15 @@ from models.recomputing import recompute_layers
 from models.team import average, join, number
 from tasks.errors import PedAlignError
 from tasks.params import NonNegative, Positive, PositiveFloat, Strings, params
+from tasks.running import RUNNING, read_running, write_running
 from tasks.runtime import runtime
-from tasks.shards import atomic_file, item_seed
+from tasks.shards import item_seed
 
 log = logging.getLogger(__name__)
 
 BETAS, EPSILON = (0.9, 0.98), 1e-8
 FAST = 2.0
 """How much faster the groups named by ``doubled`` learn."""
-RUNNING = "running.pt"
 
 Schedule = Literal["linear", "step"]
 Row = dict[str, float]
@@ -330,8 +329,7 @@ class Loop:
             "scores": self.scores,
             "best": self.best,
         }
-        with atomic_file(path) as sink:
-            torch.save(state, sink)
+        write_running(path, state)
 
     def resume(self, path: Path) -> None:
         """Go on where the running checkpoint stands, if there is one.
@@ -339,23 +337,13 @@ class Loop:
         Raises:
             PedAlignError: It belongs to another training.
         """
-        if not path.exists():
-            return
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            if state["steps"] != self.plan.steps:
-                raise ValueError(f"{state['steps']} steps, not {self.plan.steps}")
+        with read_running(path, self.plan.steps, "cpu") as state:
+            if state is None:
+                return
             self.objective.load_state_dict(state["objective"])
             self.optimizer.load_state_dict(state["optimizer"])
-        except (RuntimeError, ValueError, KeyError, EOFError, UnpicklingError) as error:
-            reason = (str(error) or repr(error)).splitlines()[0]
-            raise PedAlignError(
-                f"{path}: of another training, or damaged ({reason})",
-                "a run folder belongs to one training: same data, parameters and code",
-                f"delete {path.parent}",
-            ) from error
-        self.step, self.rows = state["step"], state["rows"]
-        self.scores, self.best = state["scores"], state["best"]
+            self.step, self.rows = state["step"], state["rows"]
+            self.scores, self.best = state["scores"], state["best"]
         log.info("training goes on at step %d of %d", self.step, self.plan.steps)
 
 

@@ -15,7 +15,6 @@ import contextlib
 import logging
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +24,7 @@ from torch import Tensor, nn
 
 from models.team import average, join, number, own_part, processes
 from tasks.errors import PedAlignError
-from tasks.shards import atomic_file
+from tasks.running import read_running, write_running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -191,8 +190,7 @@ class Loop:
             "steps": self.steps,
             "losses": self.losses,
         }
-        with atomic_file(path) as sink:
-            torch.save(state, sink)
+        write_running(path, state)
 
     def resume(self, path: Path) -> None:
         """Continue where the running checkpoint stands, if there is one.
@@ -200,24 +198,14 @@ class Loop:
         Raises:
             PedAlignError: It belongs to another training, or is damaged.
         """
-        if not path.exists():
-            return
-        try:
-            state = torch.load(path, map_location=self.device, weights_only=True)
-            if state["steps"] != self.steps:
-                raise ValueError(f"{state['steps']} steps, not {self.steps}")
+        with read_running(path, self.steps, self.device) as state:
+            if state is None:
+                return
             self.objective.restore(state["learned"])
             self.optimizer.load_state_dict(state["optimizer"])
             if self.ema is not None:
                 self.ema.load_state_dict(state["ema"])
-        except (RuntimeError, ValueError, KeyError, EOFError, UnpicklingError) as error:
-            reason = (str(error) or repr(error)).splitlines()[0]
-            raise PedAlignError(
-                f"{path}: of another training, or damaged ({reason})",
-                "a run folder belongs to one training: same data, parameters and code",
-                f"delete {path.parent}",
-            ) from error
-        self.step, self.losses = state["step"], state["losses"]
+            self.step, self.losses = state["step"], state["losses"]
         log.info("adapt continues at step %d of %d", self.step, self.steps)
 
     @contextlib.contextmanager

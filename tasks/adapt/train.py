@@ -36,6 +36,7 @@ from tasks.diffusion import DiffusionParams, open_base
 from tasks.errors import PedAlignError
 from tasks.pairs import LOOK, prepare_pairs
 from tasks.params import Fraction, NonNegative, Positive, PositiveFloat, params
+from tasks.running import RUNNING
 from tasks.runtime import runtime
 
 if TYPE_CHECKING:
@@ -188,10 +189,10 @@ def train_dad(
     if number() == 0:
         wait()
     loop = Loop(objective, data, section, base.device)
-    loop.resume(run_folder / "running.pt")
+    loop.resume(run_folder / RUNNING)
     samples = Samples(data, base, diffusion.size, run_folder / "samples")
     try:
-        _run(loop, samples, run_folder / "running.pt", checkpoint_seconds, progress)
+        _run(loop, samples, run_folder / RUNNING, checkpoint_seconds, progress)
     finally:
         loop.close()
     folder = run_folder / "adapter"

@@ -38,7 +38,7 @@ from models.loading import ALONE
 from tasks.errors import PedAlignError
 from tasks.judge.lessons import Lessons, augment, open_extractor, prepare_lessons
 from tasks.params import Fraction, NonNegative, Positive, PositiveFloat, params
-from tasks.shards import atomic_file
+from tasks.running import RUNNING, read_running, write_running
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -145,7 +145,7 @@ def train_judge(
     run_folder.mkdir(parents=True, exist_ok=True)
     data = prepare_lessons(tables, section, run_folder / "pictures", device)
     loop = _Loop(data, section, torch.device(device))
-    loop.resume(run_folder / "running.pt")
+    loop.resume(run_folder / RUNNING)
     with tqdm(total=loop.steps, initial=loop.step, desc="judge", unit="step") as bar:
         while loop.step < loop.steps:
             loss = loop.advance()
@@ -153,7 +153,7 @@ def train_judge(
                 progress(loop.step, loop.steps, loss)
             bar.update()
             if loop.step % loop.per_epoch == 0 and loop.step < loop.steps:
-                loop.save(run_folder / "running.pt")
+                loop.save(run_folder / RUNNING)
     folder = run_folder / "judge"
     partial = run_folder / f".judge.{os.getpid()}.tmp"
     shutil.rmtree(partial, ignore_errors=True)
@@ -272,20 +272,24 @@ class _Loop:
             "heads": self.heads.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
+            "steps": self.steps,
             "losses": self.losses,
         }
-        with atomic_file(path) as sink:
-            torch.save(state, sink)
+        write_running(path, state)
 
     def resume(self, path: Path) -> None:
-        """Continue where the running checkpoint stands, if there is one."""
-        if not path.exists():
-            return
-        state = torch.load(path, map_location=self.device, weights_only=True)
-        self.extractor.load_state_dict(state["extractor"])
-        self.heads.load_state_dict(state["heads"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.losses = state["step"], state["losses"]
+        """Continue where the running checkpoint stands, if there is one.
+
+        Raises:
+            PedAlignError: It belongs to another training, or is damaged.
+        """
+        with read_running(path, self.steps, self.device) as state:
+            if state is None:
+                return
+            self.extractor.load_state_dict(state["extractor"])
+            self.heads.load_state_dict(state["heads"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step, self.losses = state["step"], state["losses"]
         log.info("the judge's training continues at step %d of %d", self.step, self.steps)
 
     def judge(self) -> Judge:
