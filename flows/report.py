@@ -13,7 +13,6 @@ from prefect import flow
 from flows import windows
 from flows.stage import run
 from tasks.inputs import Inputs
-from tasks.overlays import draw_regions
 from tasks.params import PARAMS_FILE, read_section, read_yaml
 from tasks.report import ReportParams, Run, Sources
 from tasks.report import report as write
@@ -39,7 +38,7 @@ def report() -> None:
         target=Path(inputs.adapt).name,
         runs={name: evaluated(**entry) for name, entry in entries.items()},
     )
-    write(section, sources, OUT, draw_regions=draw_regions)
+    write(section, sources, OUT)
     for path in sorted(OUT.glob("*.png")):
         with Image.open(path) as picture:
             picture.thumbnail((1600, 1600))

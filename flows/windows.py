@@ -138,6 +138,23 @@ def rejects(images: Path, screened: Path) -> None:
 
 
 @_shown
+def regions(images: Path, annotated: Path, pictures: int = 8) -> None:
+    """Show what annotation found: pictures with their regions, refused boxes, groups in numbers."""
+    from tasks.report.region_sheets import refused_sheet, region_sheet  # the fonts take a second
+    from tasks.report.region_tally import tally_regions
+    from tasks.report.regions import group_rows
+
+    counts = tally_regions(annotated)
+    table("annotated-groups", group_rows(counts), f"Phrases and boxes by group. {counts.how()}")
+    drawn = region_sheet(images, annotated, pictures, seed=0)
+    if drawn is not None:
+        picture("annotated", drawn, "A box for each phrase; dots mark phrases without one")
+    refused = refused_sheet(images, annotated)
+    if refused is not None:
+        picture("refused-boxes", refused, "Boxes that the filter refused, by reason")
+
+
+@_shown
 def losses(stage: str, output: Path) -> None:
     """Show a training's loss curve, from its ``curve.csv``."""
     from tasks.report.figures import loss_chart, png  # matplotlib takes a second

@@ -30,7 +30,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from models.loading import load_model, load_processor
+from models.loading import check_tokenizer, load_model, load_processor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -135,6 +135,8 @@ class HubCaptioner:
                 "folder has the files of an image processor and of a tokenizer; remedy: save the "
                 "whole processor into it"
             )
+        read = model.get_input_embeddings().num_embeddings
+        check_tokenizer(processor.tokenizer, read, name, what=what, remedy=remedy)
         return cls(model.to(device), processor)
 
     @torch.inference_mode()

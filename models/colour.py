@@ -160,11 +160,27 @@ def name_probabilities(lab_BHW3: Float) -> Float:
     Returns:
         float32 (B, H, W, C), summing to one over C. Looked up in a table of 4 x 6 x 6 Lab units.
     """
+    found: Float = _name_table().take(name_cells(lab_BHW3), axis=0)
+    return found
+
+
+def name_cells(lab_BHW3: Float) -> NDArray[np.int32]:
+    """Where each pixel (B, H, W) stands in the table of names; see `wanted_by_cell`."""
     cell = ((lab_BHW3 - _LOW) / _STEP + np.float32(0.5)).astype(np.int32)
     np.clip(cell, 0, np.array(_CELLS, np.int32) - 1, out=cell)
-    index = (cell[..., 0] * _CELLS[1] + cell[..., 1]) * _CELLS[2] + cell[..., 2]
-    found: Float = _name_table().take(index, axis=0)
-    return found
+    out: NDArray[np.int32] = (cell[..., 0] * _CELLS[1] + cell[..., 1]) * _CELLS[2] + cell[..., 2]
+    return out
+
+
+@cache
+def wanted_by_cell(names: tuple[int, ...]) -> Float:
+    """How well any of some names describes each entry of the table of names.
+
+    Args:
+        names: Places in `NAMES`; without any nothing is wanted and all is 0.
+    """
+    out: Float = np.ascontiguousarray(_name_table()[:, list(names)].sum(axis=1))
+    return out
 
 
 @cache

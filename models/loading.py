@@ -99,16 +99,70 @@ def load_model(
     return model
 
 
+def model_type(name: str | Path, *, what: str, remedy: str, revision: str | None = None) -> str:
+    """Read from config.json of which type a model is, before any weight is read.
+
+    Raises:
+        ValueError: There is no config.json, or it names no type.
+    """
+    from transformers import PreTrainedConfig
+
+    with _named(name, what, "config.json", remedy):
+        config, _ = PreTrainedConfig.get_config_dict(str(name), revision=revision)
+        if not config.get("model_type"):
+            raise ValueError("its config.json names no model_type, or there is none")
+    return str(config["model_type"])
+
+
 def load_processor(
-    kind: Any, name: str | Path, *, what: str, remedy: str, revision: str | None = None
+    kind: Any,
+    name: str | Path,
+    *,
+    what: str,
+    remedy: str,
+    revision: str | None = None,
+    backend: str = "pil",
 ) -> Any:
     """Load the processor of a model: see `load_model`.
+
+    Args:
+        kind: Its class, or an Auto class.
+        name: See `load_model`, as for the next three.
+        what: In words.
+        remedy: For messages.
+        revision: Hub commit.
+        backend: Who resizes pictures. Transformers would take torchvision where it is installed,
+            which rounds differently, and results would depend on that.
 
     Raises:
         ValueError: There is none, or a library that it needs is not installed.
     """
     with _named(name, what, "the processor's and the tokenizer's files", remedy):
-        return kind.from_pretrained(str(name), revision=revision)
+        return kind.from_pretrained(str(name), revision=revision, backend=backend)
+
+
+def check_tokenizer(tokenizer: Any, read: int, name: str | Path, *, what: str, remedy: str) -> None:
+    """Refuse a tokenizer that is not the model's.
+
+    Where its files are missing, transformers makes up one that knows special tokens alone, and
+    every word is unknown.
+
+    Args:
+        tokenizer: As it was loaded.
+        read: How many tokens the model has vectors for: a few more than there are words, in some.
+        name: Of the model.
+        what: See `load_model`.
+        remedy: See `load_model`.
+
+    Raises:
+        ValueError: It knows more tokens than the model, or a tenth fewer.
+    """
+    if not 0.9 * read <= len(tokenizer) <= read:
+        raise ValueError(
+            f"the tokenizer of the {what} {str(name)!r} knows {len(tokenizer)} tokens, the model "
+            f"reads {read}; rule: they were made for each other; remedy: put the tokenizer's files "
+            f"beside the model's, or {remedy}"
+        )
 
 
 @contextmanager

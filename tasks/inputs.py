@@ -45,6 +45,9 @@ class Inputs:
     """Folder of the open-set detector; `NOTHING` where it comes from the hub or is built in."""
     parser: str
     """Folder of the spaCy pipeline; `NOTHING` where it is an installed package or built in."""
+    words: str
+    """Shards whose train captions say which words are looked for; `NOTHING` unless
+    ``annotate.phrases`` is ``words``."""
     vision: str
     """Folder of the vision encoder's starting weights; `NOTHING` where they come from the hub."""
     text: str

@@ -30,7 +30,7 @@ from tasks.errors import PedAlignError
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("flows", "tasks", "models")
-_FILE_NAME = re.compile(r"^\w[\w.-]*\.\w+$")
+_FILE_NAME = re.compile(r"^(\.\./)?(\w[\w-]*/)*\w[\w.-]*\.\w+$")
 
 # Modules that no stage's bytes depend on: they report, watch, describe errors or choose devices.
 EXEMPT = frozenset(
@@ -142,7 +142,8 @@ def closure(*modules: str, exempt: Iterable[str] = EXEMPT) -> list[str]:
 def data_files(module: str) -> list[Path]:
     """List the files beside a module that a text in it names: word lists, templates.
 
-    So a module that reads ``Path(__file__).with_name("synonyms.json")`` depends on that file.
+    So a module that reads ``Path(__file__).with_name("synonyms.json")`` depends on that file, and
+    one that names ``"../tiny/regions/regions.json"`` on that one.
     """
     path = module_path(module)
     if path is None:
@@ -152,7 +153,7 @@ def data_files(module: str) -> list[Path]:
         for node in ast.walk(_bare_tree(path))
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     }
-    beside = (path.parent / text for text in sorted(texts) if _FILE_NAME.match(text))
+    beside = ((path.parent / text).resolve() for text in sorted(texts) if _FILE_NAME.match(text))
     return [file for file in beside if file.suffix != ".py" and file.is_file()]
 
 

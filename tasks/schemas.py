@@ -179,14 +179,21 @@ CAPTIONED = pa.schema(
     ]
 )
 
+_ATTRIBUTE = pa.struct(
+    [
+        _field("kind", pa.string(), "pattern, material, length, side and the like"),
+        _field("value", pa.string(), "lower-case canonical word"),
+    ]
+)
 _PHRASE = pa.struct(
     [
         _field("text", pa.string(), "the phrase as it stands in the caption"),
-        _field("start", pa.int32(), "first character", "code points"),
-        _field("end", pa.int32(), "one past the last character", "code points"),
+        _field("start", pa.int32(), "first character; -1 if not in the caption", "code points"),
+        _field("end", pa.int32(), "one past the last character; -1 likewise", "code points"),
         _field("head", pa.string(), "head noun"),
         _field("group", pa.string(), "part of the picture it belongs to"),
         _field("colours", pa.list_(pa.string()), "colour words in it"),
+        _field("attributes", pa.list_(_ATTRIBUTE), "what else it says of its thing"),
     ]
 )
 _REGION_FIELDS = [

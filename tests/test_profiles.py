@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tasks.adapt.train import AdaptParams
-from tasks.annotate.shard import AnnotateParams
+from tasks.annotate.shard import AnnotateParams, check_choices
 from tasks.annotate.single import DEFAULT
 from tasks.caption import CaptionParams
 from tasks.diffusion import DiffusionParams
@@ -14,7 +14,7 @@ from tasks.evaluate.run import EvaluationRun
 from tasks.finetune import FinetuneParams
 from tasks.gap.arms import GapParams, arm_sections
 from tasks.ingest import IngestDatasetParams
-from tasks.inputs import NOTHING, Inputs
+from tasks.inputs import NOTHING, Inputs, optional
 from tasks.params import read_section, read_yaml
 from tasks.pretrain import PretrainParams
 from tasks.provenance import ROOT
@@ -65,6 +65,7 @@ def test_dvc_watches_the_local_models_and_only_them(path: Path) -> None:
     caption = read_section(CaptionParams, "caption", path)
     screen = read_section(ScreenParams, "screen", path)
     judge = read_section(GapParams, "gap", path).judge
+    annotate = read_section(AnnotateParams, "annotate", path)
     loaded = {
         "base": read_section(DiffusionParams, "diffusion", path).base,
         "poser": screen.poser,
@@ -72,8 +73,8 @@ def test_dvc_watches_the_local_models_and_only_them(path: Path) -> None:
         "embedder": screen.embedder,
         "judge": judge.features,
         "captioner": caption.model if caption.method == "captioner" else "none",
-        "detector": read_section(AnnotateParams, "annotate", path).proposer,
-        "parser": read_section(AnnotateParams, "annotate", path).parser,
+        "detector": annotate.proposer,
+        "parser": annotate.parser,
         "vision": pretrain.vision,
         "text": pretrain.text,
     }
@@ -81,6 +82,8 @@ def test_dvc_watches_the_local_models_and_only_them(path: Path) -> None:
         # What a user downloads is not in this repository.
         local = name.startswith("data/weights/") or (ROOT / name).is_dir()
         assert getattr(inputs, part) == (name if local else NOTHING), part
+    check_choices(annotate, optional(inputs.words))
+    assert inputs.words == (inputs.adapt if annotate.phrases == "words" else NOTHING)
     if read_section(RestyleParams, "restyle", path).mode == "none":
         assert inputs.dad == NOTHING
 

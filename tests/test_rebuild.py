@@ -88,6 +88,20 @@ CASES = (
     parameter("screen.poser", "none", "screen", {"screen", "caption", "report"}),
     parameter("caption.method", "keep", "caption", {"caption", "annotate", *AFTER_PRETRAIN}),
     parameter("annotate.box_threshold", 0.6, "annotate", {"annotate", *AFTER_PRETRAIN}),
+    Case(
+        "`annotate.phrases: words` and `inputs.words: data/ingested/target`",
+        ("annotate",),
+        frozenset({"annotate", *AFTER_PRETRAIN}),
+        {"annotate.phrases": "words", "inputs.words": "data/ingested/target"},
+    ),
+    Case(
+        "`annotate.words: 7`, which only `phrases: words` reads",
+        ("annotate",),
+        frozenset({"annotate"}),
+        {"annotate.words": 7},
+        shards={"annotate": "none"},
+        bytes_of="data/annotated",
+    ),
     parameter("pretrain.training.seed", 1, "pretrain", AFTER_PRETRAIN),
     parameter("finetune.datasets.target.training.seed", 1, "finetune@target", AFTER_FINETUNE),
     parameter(

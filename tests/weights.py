@@ -36,9 +36,6 @@ from transformers import (
     CLIPTextModel,
     CLIPTokenizer,
     CLIPVisionConfig,
-    GroundingDinoConfig,
-    GroundingDinoForObjectDetection,
-    GroundingDinoImageProcessor,
     RTDetrConfig,
     RTDetrForObjectDetection,
     RTDetrResNetConfig,
@@ -53,6 +50,8 @@ from transformers.models.blip.image_processing_pil_blip import BlipImageProcesso
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.rt_detr.image_processing_pil_rt_detr import RTDetrImageProcessorPil
 from transformers.models.vitpose.image_processing_pil_vitpose import VitPoseImageProcessorPil
+
+from tests.detectors import save_grounding_dino
 
 CAPTION = "a man in a red shirt and black trousers"
 """What the captioner says of every picture."""
@@ -276,28 +275,6 @@ def _teach(model: Blip2ForConditionalGeneration, processor: Blip2Processor) -> N
 
 
 # ------------------------------------------------------------------ phrases and regions
-
-
-def save_grounding_dino(folder: Path) -> None:
-    """Grounding DINO with a Swin and a BERT of its own."""
-    tokenizer = _bert_tokenizer(folder, CAPTION.split())
-    config = GroundingDinoConfig(
-        backbone_config=SwinConfig(
-            image_size=64, embed_dim=16, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2],
-            window_size=2, out_features=["stage2", "stage3", "stage4"],
-        ),
-        text_config=BertConfig(
-            vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1,
-            num_attention_heads=2, intermediate_size=16,
-        ),
-        num_queries=12, encoder_layers=1, decoder_layers=2, d_model=32, encoder_ffn_dim=16,
-        decoder_ffn_dim=16, encoder_attention_heads=2, decoder_attention_heads=2,
-        num_feature_levels=4, max_text_len=32,
-    )  # fmt: skip
-    GroundingDinoForObjectDetection(config).save_pretrained(folder)
-    images = GroundingDinoImageProcessor(size={"shortest_edge": 64, "longest_edge": 128})
-    tokenizer.save_pretrained(folder)
-    _save_images(folder, images, "GroundingDinoImageProcessor", "GroundingDinoProcessor")
 
 
 # Words with tag and coarse tag, then the head of each word and its relation.

@@ -1,68 +1,82 @@
-"""Grounding DINO behind `models.regions.proposals.RegionProposer`.
+"""Grounding DINO behind `models.regions.proposals`: of given phrases, or of whole captions.
 
-Any `GroundingDinoForObjectDetection` of transformers, by hub name or folder.
+Any `GroundingDinoForObjectDetection` of transformers, by hub name or folder. Two ways to ask:
 
-Unusual: the paper lets the detector name its boxes by the tokens that fired. Here the phrases are
-known from the parser, so the prompt is built from them, the tokens of each are remembered, and a
-box belongs to the phrase whose tokens it fits best: every box has a phrase with a span.
+- `propose`: phrases are known (from the parser); the prompt is built from them, the tokens of each
+  are remembered, and a box belongs to the phrase whose tokens it fits best.
+- `ground`: the paper's way. The caption is the prompt, and a box is named by the words of it that
+  fire (`models.regions.prompts.named_span`).
+
+Boxes and scores are those of the library's own post-processing; a test holds them equal. Unusual:
+a prompt too long for the model becomes several, asked of the same picture in one batch, instead of
+losing its end; a batch holds pictures of one shape, so that no box depends on what stands beside
+it; pixels are prepared as `models.regions.batches` says.
 
 Thresholds are the paper's (section 3.2): 0.35 for a box's best token, 0.35 for a phrase's token.
 
-Shapes: B images, Q queries of the detector, T tokens of the prompt, N boxes.
+Shapes: B prompts with their pictures, Q queries of the detector, T tokens of the prompt, N boxes.
 """
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 import numpy as np
 import torch
 
-from models.loading import load_model, load_processor
-from models.regions.proposals import Proposals, check_batch
+from models.loading import check_tokenizer, load_model, load_processor
+from models.regions.batches import ahead, autocast, cut_batches, normalised, resized
+from models.regions.prompts import caption_prompts, find_words, named_span, phrase_prompts
+from models.regions.proposals import Grounded, Proposals, check_batch, cut_boxes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
+    from torch import Tensor
 
+    from models.regions.batches import Precision
+    from models.regions.prompts import Prompt
     from models.regions.proposals import Query
+
+Read = TypeVar("Read")
 
 
 @dataclass(frozen=True)
-class Prompt:
-    """The prompt of one image and where its phrases stand in it."""
+class Answer:
+    """What the network says to one prompt about one picture.
 
-    text: str
-    spans: tuple[tuple[int, int], ...]
-    """First and one past the last character of each phrase, in `text`."""
-
-
-def build_prompt(phrases: Sequence[str]) -> Prompt:
-    """Join phrases the way Grounding DINO was trained: lower case, each ended by a full stop.
-
-    Full stops inside a phrase would cut it in two, so they become spaces.
+    Attributes:
+        probability_QT: How likely each query's box shows what each token says.
+        boxes_Q4: (cx, cy, w, h) as fractions of the picture.
+        offsets_T2: Where each token stands in the prompt; (0, 0) for special ones.
     """
-    text, spans = "", []
-    for phrase in phrases:
-        clean = " ".join(phrase.lower().replace(".", " ").replace("?", " ").split()) or "thing"
-        spans.append((len(text), len(text) + len(clean)))
-        text += clean + " . "
-    return Prompt(text.strip(), tuple(spans))
+
+    probability_QT: NDArray[np.float32]
+    boxes_Q4: NDArray[np.float32]
+    offsets_T2: NDArray[np.int64]
+
+
+class NamedBox(NamedTuple):
+    """A box (4,), its confidence and its phrase's first and one past its last code point."""
+
+    box_4: NDArray[np.float32]
+    score: float
+    span: tuple[int, int]
 
 
 class GroundingDino:
-    """Grounding DINO (Liu et al., ECCV 2024) on known phrases.
+    """Grounding DINO (Liu et al., ECCV 2024).
 
     Args:
         model: A `GroundingDinoForObjectDetection`.
         processor: Its processor: image processor and tokenizer.
-        box_threshold: A box must reach this on its best token.
-        text_threshold: A phrase owns a box only if one of its tokens reaches this.
-        batch_size: Images a forward pass.
+        precision: Arithmetic; weights are as they are.
+        box_threshold: A box must exceed this on its best token.
+        text_threshold: A phrase owns a box only if one of its tokens exceeds this.
+        batch_size: Pictures a forward pass.
     """
 
     def __init__(
@@ -70,15 +84,15 @@ class GroundingDino:
         model: torch.nn.Module,
         processor: Any,
         *,
+        precision: Precision = "fp32",
         box_threshold: float = 0.35,
         text_threshold: float = 0.35,
         batch_size: int = 8,
     ) -> None:
-        parameter = next(model.parameters())
         self.model = model.eval().requires_grad_(False)
-        self.device, self.dtype = parameter.device, parameter.dtype
-        self.processor = processor
-        self.max_tokens: int = getattr(model.config, "max_text_len", 256)
+        self.device = next(model.parameters()).device
+        self.processor, self.precision = processor, precision
+        self.max_tokens: int = self.model.config.max_text_len  # type: ignore[union-attr,assignment]
         self.box_threshold, self.text_threshold = box_threshold, text_threshold
         self.batch_size = batch_size
 
@@ -89,6 +103,7 @@ class GroundingDino:
         *,
         revision: str | None = None,
         device: str | torch.device = "cpu",
+        precision: Precision = "fp32",
         box_threshold: float = 0.35,
         text_threshold: float = 0.35,
         batch_size: int = 8,
@@ -98,26 +113,31 @@ class GroundingDino:
         Args:
             name: For example ``IDEA-Research/grounding-dino-base``.
             revision: Hub commit.
-            device: Where to run. On a GPU it runs under bf16 autocast.
+            device: Where to run.
+            precision: See the class.
             box_threshold: See the class.
             text_threshold: See the class.
-            batch_size: Images a forward pass.
+            batch_size: See the class.
 
         Raises:
             ValueError: The name holds no whole Grounding DINO with its processor.
         """
-        from transformers import AutoProcessor, GroundingDinoForObjectDetection
+        from transformers import GroundingDinoForObjectDetection, GroundingDinoProcessor
 
         words: Any = {
             "what": "detector",
             "remedy": "name IDEA-Research/grounding-dino-base or embedded",
-            "revision": revision,
         }
-        model = load_model(GroundingDinoForObjectDetection, name, **words)
-        processor = load_processor(AutoProcessor, name, **words)
+        processor = load_processor(GroundingDinoProcessor, name, revision=revision, **words)
+        model = load_model(
+            GroundingDinoForObjectDetection, name, dtype=torch.float32, revision=revision, **words
+        )
+        known = model.config.text_config.vocab_size
+        check_tokenizer(processor.tokenizer, known, name, **words)
         return cls(
             model.to(device),
             processor,
+            precision=precision,
             box_threshold=box_threshold,
             text_threshold=text_threshold,
             batch_size=batch_size,
@@ -126,81 +146,145 @@ class GroundingDino:
     def propose(
         self, images: Sequence[NDArray[np.uint8]], queries: Sequence[Sequence[Query]]
     ) -> list[Proposals]:
-        """Find regions; see `RegionProposer`.
+        """Find regions of given phrases; see `RegionProposer`.
 
         Raises:
             ValueError: See `check_batch`.
         """
         check_batch(images, queries)
-        out = [Proposals.none() for _ in images]
-        asked = [i for i, phrases in enumerate(queries) if phrases]
-        # One shape a batch: padding would leak through the backbone's windows and group norms, and
-        # a box would depend on the images beside it.
-        shapes: dict[tuple[int, ...], list[int]] = {}
-        for i in asked:
-            shapes.setdefault(images[i].shape, []).append(i)
-        size = self.batch_size
-        for chunk in (of[k : k + size] for of in shapes.values() for k in range(0, len(of), size)):
-            found = self._forward([images[i] for i in chunk], [queries[i] for i in chunk])
-            for i, proposals in zip(chunk, found, strict=True):
-                out[i] = proposals
+        texts = [[query.text for query in of] for of in queries]
+        prompts = phrase_prompts(self.processor.tokenizer, texts, self.max_tokens)
+        return [join(of) for of in self._ask(images, prompts, self._assign)]
+
+    def ground(
+        self, images: Sequence[NDArray[np.uint8]], captions: Sequence[str]
+    ) -> list[Grounded]:
+        """Find phrases and regions of captions; see `CaptionGrounder`.
+
+        Raises:
+            ValueError: See `check_batch`.
+        """
+        check_batch(images, captions, "captions")
+        prompts = caption_prompts(self.processor.tokenizer, captions, self.max_tokens)
+        out = []
+        for parts in self._ask(images, prompts, self._name):
+            # Stable: equals stay as the network ranked its queries.
+            boxes = sorted((box for part in parts for box in part), key=lambda box: -box.score)
+            spans = tuple(sorted({box.span for box in boxes}))
+            proposals = Proposals(
+                np.array([box.box_4 for box in boxes], np.float32).reshape(-1, 4),
+                np.array([box.score for box in boxes], np.float32),
+                np.array([spans.index(box.span) for box in boxes], np.int64),
+            )
+            out.append(Grounded(proposals, spans))
+        return out
+
+    def _ask(
+        self,
+        images: Sequence[NDArray[np.uint8]],
+        prompts: Sequence[Sequence[Prompt]],
+        read: Callable[[Answer, Prompt], Read],
+    ) -> list[list[Read]]:
+        """Ask every prompt about its picture; gives each picture's answers as `read` reads them."""
+        pairs = [(at, prompt) for at, of in enumerate(prompts) for prompt in of]
+        if not pairs:
+            return [[] for _ in images]
+        # Never cut nor filled up by the tokenizer: those are states of it, and threads share it.
+        tokens = self.processor.tokenizer(
+            [prompt.text for _, prompt in pairs], return_offsets_mapping=True
+        )
+        ids, offsets = tokens["input_ids"], tokens["offset_mapping"]
+        shapes = [images[at].shape for at, _ in pairs]
+        batches = cut_batches(shapes, [len(of) for of in ids], self.batch_size)
+        filler: int = self.processor.tokenizer.pad_token_id
+
+        def make(batch: list[int]) -> tuple[NDArray[np.int64], Tensor]:
+            ids_BT = np.full((len(batch), max(len(ids[n]) for n in batch)), filler, np.int64)
+            for row, n in enumerate(batch):
+                ids_BT[row, : len(ids[n])] = ids[n]
+            of_pictures = [pairs[n][0] for n in batch]
+            once = sorted(set(of_pictures))  # a picture with several prompts is prepared once
+            pixels = resized(self.processor.image_processor, [images[at] for at in once])
+            return ids_BT, pixels[[once.index(at) for at in of_pictures]]
+
+        found: list[Read | None] = [None] * len(pairs)
+        for batch, (ids_BT, pixels_B3HW) in ahead(make, batches, self.device):
+            counts_B = np.array([len(ids[n]) for n in batch])
+            probability_BQT, boxes_BQ4 = self._forward(ids_BT, counts_B, pixels_B3HW)
+            for row, n in enumerate(batch):
+                answer = Answer(
+                    probability_BQT[row, :, : counts_B[row]],
+                    boxes_BQ4[row],
+                    np.array(offsets[n], np.int64),
+                )
+                found[n] = read(answer, pairs[n][1])
+        out: list[list[Read]] = [[] for _ in images]
+        for (at, _), one in zip(pairs, found, strict=True):
+            assert one is not None
+            out[at].append(one)
         return out
 
     @torch.inference_mode()
     def _forward(
-        self, images: list[NDArray[np.uint8]], queries: list[Sequence[Query]]
-    ) -> list[Proposals]:
-        prompts = [build_prompt([q.text for q in phrases]) for phrases in queries]
-        limit = self.max_tokens
-        tokens = self.processor.tokenizer(
-            [p.text for p in prompts],
-            padding=True,
-            truncation=True,
-            max_length=limit,
-            return_offsets_mapping=True,
-            return_tensors="pt",
-        )
-        offsets_BT2 = tokens.pop("offset_mapping").numpy()
-        pictures = self.processor.image_processor(list(images), return_tensors="pt")
-        inputs = {k: v.to(self.device) for k, v in {**tokens, **pictures}.items()}
-        inputs["pixel_values"] = inputs["pixel_values"].to(self.dtype)
-        autocast = (
-            torch.autocast("cuda", torch.bfloat16)
-            if self.device.type == "cuda" and self.dtype == torch.float32
-            else nullcontext()
-        )
-        with autocast:
-            output = self.model(**inputs)
-        probability_BQT = output.logits.float().sigmoid().cpu().numpy()
-        boxes_BQ4 = output.pred_boxes.float().cpu().numpy()
-        return [
-            self._assign(probability_BQT[b], boxes_BQ4[b], offsets_BT2[b], prompts[b].spans)
-            for b in range(len(images))
-        ]
+        self, ids_BT: NDArray[np.int64], counts_B: NDArray[np.int64], pixels_B3HW: Tensor
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Run the network: probabilities (B, Q, T) of tokens, boxes (B, Q, 4)."""
+        pixels = normalised(self.processor.image_processor, pixels_B3HW.to(self.device))
+        ids = torch.from_numpy(ids_BT).to(self.device)
+        real = torch.arange(ids.shape[1]) < torch.from_numpy(counts_B)[:, None]
+        with autocast(self.device, self.precision):
+            # No pixel mask: no picture is padded. No token types: all are of the first segment.
+            output = self.model(
+                pixel_values=pixels, input_ids=ids, attention_mask=real.to(self.device, torch.int64)
+            )
+        # The logits are filled up to the longest prompt that the model could read.
+        logits_BQT = output.logits[..., : ids.shape[1]].float()
+        return logits_BQT.sigmoid().cpu().numpy(), output.pred_boxes.float().cpu().numpy()
 
-    def _assign(
-        self,
-        probability_QT: NDArray[np.float32],
-        boxes_Q4: NDArray[np.float32],
-        offsets_T2: NDArray[np.int64],
-        spans: tuple[tuple[int, int], ...],
-    ) -> Proposals:
+    def _assign(self, answer: Answer, prompt: Prompt) -> Proposals:
         """Give each box that passes the thresholds to the phrase whose tokens it fits best."""
-        start, end = offsets_T2[:, 0], offsets_T2[:, 1]
-        bounds = np.array(spans)
+        start_T, end_T = answer.offsets_T2[:, 0], answer.offsets_T2[:, 1]
+        bounds_P2 = np.array(prompt.spans)
         # (P, T): token t lies in phrase p. Special tokens have an empty span.
         inside_PT = (
-            (start[None] >= bounds[:, :1]) & (end[None] <= bounds[:, 1:]) & (end > start)[None]
+            (start_T[None] >= bounds_P2[:, :1])
+            & (end_T[None] <= bounds_P2[:, 1:])
+            & (end_T > start_T)[None]
         )
-        tokens = len(start)
-        probability_QT = probability_QT[:, :tokens]
-        best_QP = np.where(inside_PT[None], probability_QT[:, None], 0.0).max(axis=2)
-        score_Q = probability_QT.max(axis=1)
-        phrase_Q = best_QP.argmax(axis=1)
-        keep = (score_Q > self.box_threshold) & (best_QP.max(axis=1) > self.text_threshold)
-        order = np.flatnonzero(keep)[np.argsort(-score_Q[keep], kind="stable")]
+        score_Q = answer.probability_QT.max(axis=1)
+        likely = np.flatnonzero(score_Q > self.box_threshold)
+        fit_NPT = np.where(inside_PT[None], answer.probability_QT[likely, None], 0.0)
+        fit_NP = fit_NPT.max(axis=2)
+        likely, fit_NP = (of[fit_NP.max(axis=1) > self.text_threshold] for of in (likely, fit_NP))
+        order = np.argsort(-score_Q[likely], kind="stable")
         return Proposals(
-            np.clip(boxes_Q4[order], 0, 1).astype(np.float32),
-            score_Q[order].astype(np.float32),
-            phrase_Q[order].astype(np.int64),
+            cut_boxes(answer.boxes_Q4[likely[order]]),
+            score_Q[likely[order]].astype(np.float32),
+            np.array(prompt.owners, np.int64)[fit_NP[order].argmax(axis=1)],
         )
+
+    def _name(self, answer: Answer, prompt: Prompt) -> list[NamedBox]:
+        """Name each box that passes the thresholds by its words."""
+        words = find_words(prompt, answer.offsets_T2)
+        score_Q = answer.probability_QT.max(axis=1)
+        boxes_Q4 = cut_boxes(answer.boxes_Q4)
+        out = []
+        for query in np.flatnonzero(score_Q > self.box_threshold):
+            span = named_span(words, answer.probability_QT[query], self.text_threshold)
+            if span is not None:
+                placed = (prompt.start + span[0], prompt.start + span[1])
+                out.append(NamedBox(boxes_Q4[query], float(score_Q[query]), placed))
+        return out
+
+
+def join(parts: Sequence[Proposals]) -> Proposals:
+    """Put the boxes of a picture's prompts together, the surest first."""
+    if len(parts) == 1:
+        return parts[0]
+    if not parts:
+        return Proposals.none()
+    scores = np.concatenate([part.scores_N for part in parts])
+    order = np.argsort(-scores, kind="stable")
+    boxes = np.concatenate([part.boxes_N4 for part in parts])
+    phrases = np.concatenate([part.phrase_N for part in parts])
+    return Proposals(boxes[order], scores[order], phrases[order])

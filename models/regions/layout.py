@@ -184,6 +184,12 @@ SETTLED = frozenset(
 )
 """Places that layout alone settles; the others are too small or move too much."""
 
+EYEWEAR = frozenset(["glasses", "sunglasses", "eyeglasses", "goggles"])
+"""Places that are looked for among candidates all the same."""
+
+KINDS = ("hair", "hat", "eyewear", "upper", "lower", "footwear", "carried", "accessory")
+"""Kinds of things that are looked for among candidate boxes; see `kind_of`."""
+
 _HAT_WORDS = "hat cap beanie helmet visor beret fedora turban headscarf hijab bandana headband"
 HATS = frozenset(_HAT_WORDS.split())
 """Head nouns of the part hat."""
@@ -199,6 +205,11 @@ _TABLES = {
 LONG_HAIR = Place(0.00, 0.27, 0.085, 0.05, 1.0)
 ANY_HAIR = Place(0.00, 0.16, 0.075, 0.05, 1.0)
 _TIED = frozenset(["ponytail", "braid", "braids", "pigtails"])
+
+
+def words_of(text: str) -> frozenset[str]:
+    """The lower-case words of a phrase, as `place_of` wants them."""
+    return frozenset(text.lower().replace("-", " ").split())
 
 
 def _entry(head: str) -> Place | None:
@@ -230,6 +241,29 @@ def part_of(group: str, head: str) -> str | None:
     if group == "head":
         return "hat" if head in HATS else None
     return group if group in BODY else None
+
+
+def kind_of(group: str, head: str) -> str:
+    """How a phrase's thing is looked for.
+
+    Args:
+        group: Group of the phrase.
+        head: Head noun.
+
+    Returns:
+        One of `KINDS`, ``person``, or ``place`` for what layout alone boxes.
+    """
+    if head in EYEWEAR:
+        return "eyewear"
+    return part_of(group, head) or ("person" if group == "person" else "place")
+
+
+def known_places(kind: str) -> list[Place]:
+    """Every place that the layout knows for a kind, the common one first."""
+    if kind == "eyewear":
+        return [WITHIN[head] for head in sorted(EYEWEAR)]
+    extra = [ANY_HAIR, LONG_HAIR] if kind == "hair" else []
+    return [BODY[kind], *extra, *_TABLES.get(kind, {}).values()]
 
 
 def place_of(part: str, head: str, words: frozenset[str]) -> Place:

@@ -1,21 +1,25 @@
 """What each cell of a picture of a person shows, without a trained model.
 
-Steps 1 to 3 of `models.regions.body`: the figure against its background, its frame, its parts,
-each an EM over coarse colour bins with a layout prior, for a whole batch at once.
+The figure against its background, in the picture and again in the normal view
+(`models.regions.view`), and its parts there: each an EM over coarse colour bins with a layout
+prior, for a whole batch at once.
 
-Shapes: B images, H x W cells of the working grid, K parts, C colour names, N maps or masks.
+Shapes: B images, H x W cells of the working grid, R x C cells of the normal view, K parts,
+N maps or masks.
 """
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from models.colour import BINS, palette_indices
-from models.regions.layout import BODY, PARTS, Place, part_of, place_of
+from models.colour import BINS, palette_indices, wanted_by_cell
+from models.regions.layout import BODY, PARTS, Place, part_of, place_of, words_of
+from models.regions.view import U_C, V_R, VIEW
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +33,7 @@ if TYPE_CHECKING:
 GRID = (96, 48)
 """Rows and columns of the working grid; images are shrunk to it, whatever their shape."""
 
-_FIGURE_ROUNDS, _PART_ROUNDS = 3, 2
+_FIGURE_ROUNDS, _VIEW_ROUNDS, _PART_ROUNDS = 2, 2, 2
 _TEMPER = 0.55
 _PART_TEMPER = 1.4
 _COLOUR_WEIGHT = 1.1
@@ -64,9 +68,9 @@ def _histograms(index_BHW: NDArray[np.int32], weight_BHW: Float) -> Float:
 
 
 def _look_up(table_BC: Float, index_BHW: NDArray[np.int32]) -> Float:
-    batch = index_BHW.shape[0]
-    flat = np.take_along_axis(table_BC, index_BHW.reshape(batch, -1), axis=1)
-    return flat.reshape(index_BHW.shape)
+    first = np.arange(len(table_BC), dtype=np.int32) * np.int32(table_BC.shape[1])
+    out: Float = table_BC.ravel().take(index_BHW + first[:, None, None])
+    return out
 
 
 def extent(mask_NHW: Float) -> Float:
@@ -118,28 +122,61 @@ _SILHOUETTE = (
 """Half width of a standing person by height from the top, both in body heights."""
 
 
-def _figure_prior(aspect_B: Float) -> Float:
-    """Chance (B, H, W) that a cell shows the person, before looking.
+_CROPS = (
+    (0.02, 0.96), (0.06, 0.92), (0.02, 0.80), (0.10, 0.90), (0.18, 0.98), (0.25, 0.95),
+    (0.10, 0.75),
+)  # fmt: skip
+"""Top and bottom of people in pictures that are cut in all sorts of ways."""
+_AXES = (-0.12, -0.06, 0.0, 0.06, 0.12)
+"""How far from the middle they stand, shares of the width."""
+_SLACK = 0.05
+"""How far a first frame's ends may be wrong, a share of the picture's height."""
 
-    The mean of silhouettes at several places of the head and the feet: crops are not exact.
-    """
+
+def _silhouettes(frame_B3: Float, aspect_B: Float, soft: float) -> Float:
+    """Chance (B, H, W) that a cell shows a person who stands in a frame."""
     rows, columns = GRID
     y = (np.arange(rows, dtype=np.float32) + 0.5) / np.float32(rows)
-    x = np.abs((np.arange(columns, dtype=np.float32) + 0.5) / np.float32(columns) - 0.5)
-    total = np.zeros((len(aspect_B), rows, columns), np.float32)
-    ends = [(top, bottom) for top in (0.02, 0.06, 0.11) for bottom in (0.92, 0.96, 0.99)]
-    for top, bottom in ends:
-        v = (y - top) / (bottom - top)
-        half = np.interp(v, *_SILHOUETTE, left=-0.2, right=-0.2)[None, :, None]
-        u = x[None, None] * aspect_B[:, None, None] / np.float32(bottom - top)
-        total += sigmoid(((half - u) / 0.035).astype(np.float32))
-    out: Float = 0.02 + 0.93 * total / np.float32(len(ends))
+    x = (np.arange(columns, dtype=np.float32) + 0.5) / np.float32(columns)
+    top, height, axis = (frame_B3[:, i, None] for i in range(3))
+    half = np.interp((y[None] - top) / height, *_SILHOUETTE, left=-0.2, right=-0.2)
+    across = np.abs(x[None] - axis) * aspect_B[:, None] / height
+    return sigmoid(((half[:, :, None] - across[:, None]) / soft).astype(np.float32))
+
+
+@cache
+def _anywhere(aspect: float) -> Float:
+    frames = np.array(
+        [(top, bottom - top, 0.5 + axis) for top, bottom in _CROPS for axis in _AXES], np.float32
+    )
+    aspects = np.full(len(frames), aspect, np.float32)
+    out: Float = 0.02 + 0.93 * _silhouettes(frames, aspects, 0.035).mean(axis=0)
     return out
 
 
-def find_figure(index_BHW: NDArray[np.int32], aspect_B: Float) -> Float:
-    """Foreground probability (B, H, W)."""
-    prior = _figure_prior(aspect_B)
+def anywhere(aspect_B: Float) -> Float:
+    """Chance (B, H, W) that a cell shows the person, before looking: crops are not exact."""
+    return np.stack([_anywhere(float(aspect)) for aspect in aspect_B])
+
+
+def about(frame_B3: Float, aspect_B: Float) -> Float:
+    """Chance (B, H, W) that a cell shows the person, once it is known about where it stands."""
+    total = np.zeros((len(frame_B3), *GRID), np.float32)
+    moves = [(a, b) for a in (-_SLACK, 0, _SLACK) for b in (-_SLACK, 0, _SLACK)]
+    for top, bottom in moves:
+        frame = frame_B3 + np.array([top, bottom - top, 0], np.float32)
+        total += _silhouettes(frame, aspect_B, 0.05)
+    out: Float = 0.02 + 0.93 * total / np.float32(len(moves))
+    return out
+
+
+def find_figure(index_BHW: NDArray[np.int32], prior: Float) -> Float:
+    """Foreground probability (B, H, W).
+
+    Args:
+        index_BHW: Colour bins.
+        prior: From `anywhere` or `about`.
+    """
     logit = np.log(prior / (1 - prior))
     mask = prior
     for _ in range(_FIGURE_ROUNDS):
@@ -150,58 +187,66 @@ def find_figure(index_BHW: NDArray[np.int32], aspect_B: Float) -> Float:
     return mask
 
 
-def body_frame(figure_BHW: Float) -> Float:
-    """Body frames (B, 3): top and height as shares of the height, axis as a share of the width."""
-    box = extent(figure_BHW)
-    columns = GRID[1]
-    box = np.where(np.isfinite(box), box, np.array([0.2, 0.05, 0.8, 0.96], np.float32))
-    # A figure hardly ever leaves these bounds; an estimate beyond them is a background.
-    top = np.clip(box[:, 1], 0.0, 0.22)
-    bottom = np.clip(box[:, 3], 0.80, 1.0)
-    weight = figure_BHW * (figure_BHW > 0.5)
-    across = weight.sum(axis=1) + 1e-6
-    total = np.cumsum(across, axis=1)
-    axis = ((total < total[:, -1:] / 2).sum(axis=1) + 0.5) / columns
-    axis = np.clip(axis, 0.3, 0.7)
-    return np.stack([top, bottom - top, axis], axis=1).astype(np.float32)
-
-
-def _place_maps(places: Sequence[Place], frame_N3: Float, aspect_N: Float) -> Float:
-    """Soft boxes (N, H, W) of places in body frames."""
-    rows, columns = GRID
-    y = (np.arange(rows, dtype=np.float32) + 0.5) / rows
-    x = (np.arange(columns, dtype=np.float32) + 0.5) / columns
-    top, height, axis = (frame_N3[:, i, None] for i in range(3))
-    v = (y[None] - top) / height
-    u = (x[None] - axis) * aspect_N[:, None] / height
-    value = np.array([[p.top, p.bottom, p.half, p.soft, p.weight] for p in places], np.float32)
-    p_top, p_bottom, p_half, p_soft, p_weight = (value[:, i, None] for i in range(5))
-    soft = np.float32(0.55) * p_soft + np.float32(1e-3)
-    vertical = sigmoid((v - p_top) / soft) * sigmoid((p_bottom - v) / soft)
-    horizontal = sigmoid((p_half - np.abs(u)) / np.float32(0.022))
-    out: Float = p_weight[..., None] * vertical[:, :, None] * horizontal[:, None, :]
+@cache
+def _standing() -> Float:
+    """Chance (R, C) that a cell of the normal view shows the person, before looking."""
+    total = np.zeros(VIEW, np.float32)
+    ends = [(top, bottom) for top in (-0.02, 0.0, 0.02) for bottom in (0.98, 1.0, 1.02)]
+    for top, bottom in ends:
+        half = np.interp((V_R - top) / (bottom - top), *_SILHOUETTE, left=-0.2, right=-0.2)
+        total += sigmoid(((half[:, None] - np.abs(U_C)[None]) / 0.03).astype(np.float32))
+    out: Float = 0.02 + 0.93 * total / np.float32(len(ends))
     return out
 
 
-def named(names_BHWC: Float, at_N: NDArray[np.int64], wanted: Sequence[list[int]]) -> Float:
-    """Probability (N, H, W) that a cell has one of the wanted colours."""
-    choice = np.zeros((len(wanted), names_BHWC.shape[-1]), np.float32)
-    for n, colours in enumerate(wanted):
-        choice[n, colours] = 1
-    out: Float = np.einsum("nhwc,nc->nhw", names_BHWC[at_N], choice, optimize=True)
+def figure_in_view(index_BRC: NDArray[np.int32], inside_BRC: NDArray[np.bool_]) -> Float:
+    """Foreground probability (B, R, C) in the normal view; beyond the picture there is none."""
+    prior = np.where(inside_BRC, _standing(), np.float32(0.01))
+    logit = np.log(prior / (1 - prior))
+    seen = inside_BRC.astype(np.float32)
+    mask = prior
+    for _ in range(_VIEW_ROUNDS):
+        inside = _histograms(index_BRC, mask * seen)
+        outside = _histograms(index_BRC, (1 - mask) * seen)
+        ratio = _look_up(np.log(inside / outside), index_BRC)
+        mask = sigmoid(0.8 * logit + np.float32(_TEMPER * 2) * smooth(ratio, 1.2))
+    return mask
+
+
+@cache
+def _place_map(place: Place) -> Float:
+    """Soft box (R, C) of a place in the normal view."""
+    soft, half = np.float32(0.55 * place.soft + 1e-3), np.float32(place.half)
+    vertical = sigmoid((V_R - place.top) / soft) * sigmoid((place.bottom - V_R) / soft)
+    horizontal = sigmoid((half - np.abs(U_C)) / np.float32(0.022))
+    out: Float = (place.weight * vertical[:, None] * horizontal[None]).astype(np.float32)
     return out
 
 
-def find_parts(
-    index_BHW: NDArray[np.int32],
-    figure_BHW: Float,
-    frame_B3: Float,
-    aspect_B: Float,
-    names_BHWC: Float,
-    flat: Sequence[tuple[int, int, Query]],
+def named(
+    cells_BRC: NDArray[np.int32], at_N: NDArray[np.int64], wanted: Sequence[list[int]]
 ) -> Float:
-    """Probability (B, K, H, W) of each part in each cell."""
-    batch, count = len(aspect_B), len(PARTS)
+    """Probability (N, R, C) that a cell has one of the wanted colours.
+
+    Args:
+        cells_BRC: From `models.colour.name_cells`.
+        at_N: Which picture is asked.
+        wanted: Places of colours in `models.colour.NAMES`.
+    """
+    out = np.empty((len(wanted), *cells_BRC.shape[1:]), np.float32)
+    for n, (at, colours) in enumerate(zip(at_N.tolist(), wanted, strict=True)):
+        out[n] = wanted_by_cell(tuple(colours)).take(cells_BRC[at])
+    return out
+
+
+Wanted = dict[tuple[int, str], list[int]]
+"""Image and part -> the colours that every phrase of the part names."""
+
+
+def _asked(
+    batch: int, flat: Sequence[tuple[int, int, Query]]
+) -> tuple[list[dict[str, Place]], Wanted]:
+    """The places of every image's parts, and the colours that are looked for."""
     places: list[dict[str, Place]] = [
         {k: BODY[k] for k in ("hair", "skin", "upper", "lower", "footwear")} for _ in range(batch)
     ]
@@ -211,7 +256,7 @@ def find_parts(
         part = part_of(query.group, query.head)
         if part is None:
             continue
-        found = place_of(part, query.head, frozenset(query.text.lower().replace("-", " ").split()))
+        found = place_of(part, query.head, words_of(query.text))
         old = places[b].get(part)
         if old is None or old is BODY[part] or found.bottom > old.bottom:
             places[b][part] = found
@@ -222,65 +267,61 @@ def find_parts(
         if of["upper"].bottom > 0.58 and of["lower"] is BODY["lower"]:
             lower = of["lower"]
             of["lower"] = Place(of["upper"].bottom - 0.05, lower.bottom, lower.half, 0.04, 0.8)
-    prior = np.zeros((batch, count, *GRID), np.float32)
-    keys = [(b, part) for b in range(batch) for part in places[b]]
-    rows = np.array([b for b, _ in keys])
-    maps = _place_maps([places[b][part] for b, part in keys], frame_B3[rows], aspect_B[rows])
-    prior[rows, [PART_INDEX[part] for _, part in keys]] = maps
-    bare = [b for b in range(batch) if _hem(places[b]) < 0.8]
-    if bare:  # legs show below a skirt
-        legs = [Place(_hem(places[b]) - 0.02, 0.95, 0.11, 0.03, 0.7) for b in bare]
-        prior[bare, PART_INDEX["skin"]] += _place_maps(legs, frame_B3[bare], aspect_B[bare])
+    return places, {key: sorted(c) for key, c in colours.items() if c and coloured[key]}
+
+
+def _part_priors(places: Sequence[dict[str, Place]], figure_BRC: Float) -> Float:
+    """Chance (B, K, R, C) of each part in each cell, from the layout and the figure."""
+    skin, upper, lower, carried = (PART_INDEX[k] for k in ("skin", "upper", "lower", "carried"))
+    prior = np.zeros((len(places), len(PARTS), *VIEW), np.float32)
+    for b, of in enumerate(places):
+        for part, place in of.items():
+            prior[b, PART_INDEX[part]] = _place_map(place)
+        hem = max(of["upper"].bottom, of["lower"].bottom)
+        if hem < 0.8:  # legs show below a skirt
+            prior[b, skin] += _place_map(Place(hem - 0.02, 0.95, 0.11, 0.03, 0.7))
     # Legs and arms may be bare wherever there is a garment.
-    prior[:, PART_INDEX["skin"]] += 0.12 * (
-        prior[:, PART_INDEX["upper"]] + prior[:, PART_INDEX["lower"]]
-    )
+    prior[:, skin] += 0.12 * (prior[:, upper] + prior[:, lower])
     body = prior[:, 1:].sum(axis=1) + 1e-4
-    figure = np.clip(figure_BHW, 0.03, 0.97)
-    loose = prior[:, PART_INDEX["carried"]].copy()
+    figure = np.clip(figure_BRC, 0.03, 0.97)
+    loose = prior[:, carried].copy()
     prior[:, 1:] *= (figure / np.maximum(body, 0.25))[:, None]
     # What is carried hangs beside the figure as often as in front of it.
-    prior[:, PART_INDEX["carried"]] = np.maximum(prior[:, PART_INDEX["carried"]], 0.3 * loose)
+    prior[:, carried] = np.maximum(prior[:, carried], 0.3 * loose)
     prior[:, 0] = 1 - figure + 0.02
     prior /= prior.sum(axis=1, keepdims=True)
-    unary = np.log(prior + 1e-5)
-    wanted_colours = [(key, sorted(c)) for key, c in colours.items() if c and coloured[key]]
-    if wanted_colours:
-        at = np.array([b for (b, _), _ in wanted_colours])
-        match = np.log(named(names_BHWC, at, [c for _, c in wanted_colours]) + 0.04)
-        match -= np.log(np.float32(0.2))  # what an arbitrary cell gets
-        unary[at, [PART_INDEX[part] for (_, part), _ in wanted_colours]] += (
-            np.float32(_COLOUR_WEIGHT) * match
-        )
-    _pair(unary, frame_B3)
-    share = _softmax(unary)
+    return prior
+
+
+def find_parts(
+    index_BRC: NDArray[np.int32],
+    figure_BRC: Float,
+    cells_BRC: NDArray[np.int32],
+    flat: Sequence[tuple[int, int, Query]],
+) -> Float:
+    """Probability (B, K, R, C) of each part in each cell of the normal view."""
+    places, wanted = _asked(len(figure_BRC), flat)
+    prior = _part_priors(places, figure_BRC)
     present = prior.max(axis=(2, 3)) > 1e-3
+    unary = np.log(prior + 1e-5)
+    if wanted:
+        at = np.array([b for b, _ in wanted])
+        match = np.log(named(cells_BRC, at, list(wanted.values())) + 0.04)
+        match -= np.log(np.float32(0.2))  # what an arbitrary cell gets
+        unary[at, [PART_INDEX[part] for _, part in wanted]] += np.float32(_COLOUR_WEIGHT) * match
+    # Evidence for one shoe supports the other: it is mirrored about the body's axis.
+    shoes = unary[:, PART_INDEX["footwear"]]
+    unary[:, PART_INDEX["footwear"]] = 0.75 * shoes + 0.25 * shoes[:, :, ::-1]
+    share = _softmax(unary)
     for _ in range(_PART_ROUNDS):
-        likelihood = np.empty_like(unary)
-        for k in range(count):
-            used = present[:, k]
-            if not used.any():
-                likelihood[:, k] = -20
-                continue
-            table = np.log(_histograms(index_BHW[used], share[used, k]))
-            likelihood[used, k] = smooth(_look_up(table, index_BHW[used]), 0.8)
-            likelihood[~used, k] = -20
+        likelihood = np.full_like(unary, -20)
+        for k in range(len(PARTS)):
+            used = np.flatnonzero(present[:, k])
+            if len(used):
+                table = np.log(_histograms(index_BRC[used], share[used, k]))
+                likelihood[used, k] = smooth(_look_up(table, index_BRC[used]), 0.8)
         share = _softmax(unary + np.float32(_PART_TEMPER) * likelihood)
     return share
-
-
-def _hem(places: dict[str, Place]) -> float:
-    """Where the garments end above the feet, in body heights."""
-    return max(places["upper"].bottom, places["lower"].bottom)
-
-
-def _pair(unary: Float, frame_B3: Float) -> None:
-    """Let evidence for one shoe support the other: mirror it about the body's axis, in place."""
-    k, columns = PART_INDEX["footwear"], GRID[1]
-    at = np.arange(columns)[None] + 0.5
-    mirrored = np.clip(2 * frame_B3[:, 2, None] * columns - at, 0, columns - 1).astype(np.int64)
-    other = np.take_along_axis(unary[:, k], mirrored[:, None, :], axis=2)
-    unary[:, k] = 0.75 * unary[:, k] + 0.25 * other
 
 
 def _softmax(x: Float) -> Float:

@@ -1,7 +1,9 @@
 """The interface of what finds regions: queries in, boxes with scores out.
 
 `RegionProposer.propose` takes a batch of images with the phrases of each and gives boxes with
-scores; a phrase may get no box, one, or several (a filter picks later).
+scores; a phrase may get no box, one, or several (a filter picks later). A detector that reads
+whole sentences is a `CaptionGrounder` as well: `ground` takes captions and finds the phrases too,
+each a span of its caption.
 
 Shapes: N boxes.
 """
@@ -9,7 +11,7 @@ Shapes: N boxes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
 
 import numpy as np
 
@@ -61,6 +63,26 @@ class Proposals:
         return cls(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
 
 
+@dataclass(frozen=True)
+class Grounded:
+    """What was found in one image by a detector that names its phrases itself.
+
+    Attributes:
+        proposals: The boxes; `proposals.phrase_N` counts through `spans`.
+        spans: First and one past the last code point of each phrase in the caption as it was
+            given, in order of the text and none twice; every phrase has a box. Two may overlap:
+            boxes differ in how much of "a red shirt" they answer to.
+    """
+
+    proposals: Proposals
+    spans: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def none(cls) -> Self:
+        """Neither phrases nor boxes."""
+        return cls(Proposals.none(), ())
+
+
 class RegionProposer(Protocol):
     """Anything that finds the regions of phrases."""
 
@@ -79,7 +101,30 @@ class RegionProposer(Protocol):
         ...
 
 
-def check_batch(images: Sequence[NDArray[np.uint8]], queries: Sequence[Sequence[Query]]) -> None:
+@runtime_checkable
+class CaptionGrounder(Protocol):
+    """Anything that finds both the phrases of a caption and their regions."""
+
+    def ground(
+        self, images: Sequence[NDArray[np.uint8]], captions: Sequence[str]
+    ) -> list[Grounded]:
+        """Find what the captions name and the images show.
+
+        Args:
+            images: uint8 (H, W, 3) RGB, of one size or of several.
+            captions: One an image; the whole of it is the prompt.
+
+        Returns:
+            The phrases and boxes of each image; both may be none.
+        """
+        ...
+
+
+def check_batch(
+    images: Sequence[NDArray[np.uint8]],
+    queries: Sequence[Sequence[Query]] | Sequence[str],
+    what: str = "lists of phrases",
+) -> None:
     """Refuse a batch that cannot be meant.
 
     Raises:
@@ -87,8 +132,8 @@ def check_batch(images: Sequence[NDArray[np.uint8]], queries: Sequence[Sequence[
     """
     if len(images) != len(queries):
         message = (
-            f"propose: {len(images)} images and {len(queries)} lists of phrases; "
-            "one list an image; pass an empty list for an image without phrases"
+            f"{len(images)} images and {len(queries)} {what}; "
+            "one an image; pass an empty one for an image of which nothing is said"
         )
         raise ValueError(message)
     for image in images:
@@ -98,3 +143,14 @@ def check_batch(images: Sequence[NDArray[np.uint8]], queries: Sequence[Sequence[
                 "it must be uint8 (H, W, 3) RGB; decode it with tasks.images.decode"
             )
             raise ValueError(message)
+
+
+def cut_boxes(boxes_N4: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Cut boxes (cx, cy, w, h) at the image's border; what lies outside gets no area.
+
+    The corners are cut, not the four numbers: a box half outside loses that half, and its centre
+    moves.
+    """
+    low = np.clip(boxes_N4[:, :2] - boxes_N4[:, 2:] / 2, 0, 1)
+    high = np.clip(boxes_N4[:, :2] + boxes_N4[:, 2:] / 2, 0, 1)
+    return np.concatenate([(low + high) / 2, high - low], axis=1).astype(np.float32)

@@ -1,7 +1,9 @@
 """Which proposed boxes stay, and why the others do not.
 
 The paper draws a "bbox filtering" and never defines it (PAPERS.md 1.4); here it is written down as
-`REASONS`. Nothing is dropped: a refused box stays in its row with the reason.
+`tasks.annotate.reasons.REASONS`. Nothing is dropped: a refused box stays in its row with the
+reason. What comes out depends neither on the order in which the boxes come nor on whether they have
+been through the filter before.
 """
 
 from __future__ import annotations
@@ -9,6 +11,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from tasks.annotate.clashes import clash
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,18 +23,10 @@ if TYPE_CHECKING:
     from tasks.annotate.shard import AnnotateParams
     from tasks.phrases import Phrase
 
-REASONS = (
-    "degenerate",  # no number, no area, or outside the picture
-    "full-image",  # nearly the whole picture for a part of the person
-    "low-confidence",  # below the threshold
-    "duplicate",  # the same words on nearly the same box, with a better one
-    "contradiction",  # other things, or other colours, on nearly the same box, with a better one
-    "surplus",  # more boxes than a phrase may have
-)
-"""Why a box is refused, in the order in which the rules are asked."""
-
 _WHOLE = frozenset({"person", "scene"})
 """Groups whose box may fill the picture."""
+_OVER = 1e-6
+"""How far a box may stand over the border: what rounding to 32 bits can do."""
 
 
 def filter_boxes(
@@ -38,8 +34,10 @@ def filter_boxes(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Decide which boxes of a picture stay, by the rules of `REASONS`.
 
-    Boxes are first cut at the picture's border. Between two boxes at one place the surer stays;
-    between equals, the one that stands first in the caption.
+    Boxes are first cut at the picture's border. Between two boxes at one place the person's stays,
+    since no part is where the whole person is; else the surer one; between equals, the one that
+    stands first in the caption. A scene that fills the picture is behind everything else
+    and contradicts none of it.
 
     Args:
         proposals: The boxes of one picture.
@@ -47,48 +45,68 @@ def filter_boxes(
         section: The thresholds.
 
     Returns:
-        What stays and what does not, as records of the ``annotated`` schema; what stays is in the
-        order of the phrases, then of the confidence.
+        What stays and what does not, as records of the ``annotated`` schema, both in the order of
+        the phrases, then of the confidence. Numbers that are none are recorded as 0.
     """
-    boxes, scores = _cut(proposals.boxes_N4), proposals.scores_N.astype(np.float64)
+    boxes, scores, finite = _cut(proposals.boxes_N4, proposals.scores_N)
     of = proposals.phrase_N
-    reason: list[str] = [""] * len(scores)
-    finite = np.isfinite(boxes).all(axis=1) & np.isfinite(scores)
-    boxes, scores = np.nan_to_num(boxes), np.nan_to_num(scores)
-    part = np.array([phrases[p].group not in _WHOLE for p in of], bool)
-    thin = ~finite | (boxes[:, 2:] < max(section.side_min, 1e-6)).any(axis=1)
-    full = part & (boxes[:, 2] * boxes[:, 3] >= section.full_image)
-    unsure = scores < section.box_threshold
-    for slug, wrong in (("degenerate", thin), ("full-image", full), ("low-confidence", unsure)):
-        for n in np.flatnonzero(wrong):
-            reason[n] = reason[n] or slug
-    overlap = _iou(boxes)
+    groups = [phrases[p].group for p in of]
+    part = np.array([group not in _WHOLE for group in groups], bool)
+    person = np.array([group == "person" for group in groups], bool)
+    large = boxes[:, 2] * boxes[:, 3] >= section.full_image
+    reason = np.full(len(of), "", object)
+    # The first rule that is broken is the reason.
+    reason[scores < section.box_threshold] = "low-confidence"
+    reason[part & large] = "full-image"
+    reason[~finite | (boxes[:, 2:] < max(section.side_min, _OVER)).any(axis=1)] = "degenerate"
+    # The last key counts first.
+    order = np.lexsort((*boxes.T[::-1], of, -scores, ~person))
+    behind = (large & np.array([group == "scene" for group in groups], bool)).tolist()
+    same = _iou(boxes) >= section.same_box_iou
     kept: list[int] = []
-    for n in np.lexsort((of, -scores)):
+    for n in order:
         if reason[n]:
             continue
-        same = [m for m in kept if overlap[n, m] >= section.same_box_iou]
-        verdicts = {_clash(phrases[of[n]], phrases[of[m]]) for m in same}
+        verdicts = {
+            clash(phrases[of[n]], phrases[of[m]])
+            for m in kept
+            if same[n, m] and (groups[n] == groups[m] or not (behind[n] or behind[m]))
+        }
         if "duplicate" in verdicts or "contradiction" in verdicts:
             reason[n] = "duplicate" if "duplicate" in verdicts else "contradiction"
         elif sum(of[m] == of[n] for m in kept) >= section.boxes_per_phrase:
             reason[n] = "surplus"
         else:
-            kept.append(int(n))
+            kept.append(n)
+    ranks = np.lexsort((*boxes.T[::-1], -scores, of))
     records = [
-        {"phrase": int(of[n]), "box": boxes[n].tolist(), "score": float(scores[n])}
-        for n in range(len(scores))
+        {"phrase": p, "box": box, "score": score}
+        for p, box, score in zip(of.tolist(), boxes.tolist(), scores.tolist(), strict=True)
     ]
-    kept.sort(key=lambda n: (of[n], -scores[n]))
-    refused = [{**records[n], "reason": reason[n]} for n in range(len(scores)) if reason[n]]
-    return [records[n] for n in kept], refused
+    return (
+        [records[n] for n in ranks if not reason[n]],
+        [{**records[n], "reason": reason[n]} for n in ranks if reason[n]],
+    )
 
 
-def _cut(boxes_N4: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Cut (cx, cy, w, h) boxes at the picture's border."""
-    centre, half = boxes_N4[:, :2].astype(np.float64), boxes_N4[:, 2:].astype(np.float64) / 2
-    low, high = np.clip(centre - half, 0, 1), np.clip(centre + half, 0, 1)
-    return np.concatenate([(low + high) / 2, high - low], axis=1)
+def _cut(
+    boxes_N4: NDArray[np.float32], scores_N: NDArray[np.float32]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+    """Cut (cx, cy, w, h) boxes at the picture's border, in numbers that 32 bits hold.
+
+    Returns:
+        Boxes and scores, 0 where they are no numbers, and which are.
+    """
+    finite = np.isfinite(boxes_N4).all(axis=1) & np.isfinite(scores_N)
+    boxes = np.where(finite[:, None], boxes_N4, 0).astype(np.float64)
+    scores = np.where(finite, scores_N, 0).astype(np.float64)
+    low, high = boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2
+    # One that lies inside stays bit for bit.
+    over = ((low < -_OVER) | (high > 1 + _OVER) | (boxes[:, 2:] < 0)).any(axis=1)
+    low, high = np.clip(low, 0, 1), np.clip(high, 0, 1)
+    cut = np.concatenate([(low + high) / 2, np.maximum(high - low, 0)], axis=1)
+    boxes[over] = cut[over].astype(np.float32)
+    return boxes, scores, finite
 
 
 def _iou(boxes_N4: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -100,14 +118,3 @@ def _iou(boxes_N4: NDArray[np.float64]) -> NDArray[np.float64]:
     union = area[:, None] + area[None] - both
     found: NDArray[np.float64] = np.divide(both, union, out=np.zeros_like(both), where=union > 0)
     return found
-
-
-def _clash(one: Phrase, other: Phrase) -> str:
-    """What is wrong if two phrases name the same place: nothing, a repetition, a contradiction."""
-    if one is other or one.text.lower() == other.text.lower():
-        return "duplicate"
-    if one.group != other.group:
-        return "contradiction"
-    if one.colours and other.colours and not set(one.colours) & set(other.colours):
-        return "contradiction"
-    return ""

@@ -2,9 +2,9 @@
 
 The paper feeds picture and caption to Grounding DINO (thresholds 0.35/0.35) and keeps boxes,
 confidences and phrases; its figure shows a "bbox filtering" that the text never defines
-(PAPERS.md 1.4). Here a parser finds the phrases first, so that every box has one with a span, a
-proposer behind `models.regions.proposals.RegionProposer` finds the boxes, and the filter is
-written down: `tasks.annotate.boxes`.
+(PAPERS.md 1.4). Here a parser finds the phrases first, unless the section says otherwise, so that
+every box has one with a span, a proposer behind `models.regions.proposals.RegionProposer` finds the
+boxes, and the filter is written down: `tasks.annotate.boxes`.
 
 Unusual: nothing is dropped. A refused box stays in its row with the reason; a picture without any
 region is a valid row; a picture or caption that cannot be used is a rejected one.
@@ -17,44 +17,58 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import pyarrow as pa
 import torch
 
 from models.regions.body import BodyProposer
-from models.regions.grounding_dino import GroundingDino
-from models.regions.proposals import Query
+from models.regions.detectors import can_ground, load_detector
+from models.regions.proposals import CaptionGrounder
 from tasks.annotate.boxes import filter_boxes
+from tasks.annotate.finding import find_known, find_named, find_words
+from tasks.annotate.preparing import prepared
 from tasks.errors import PedAlignError
-from tasks.images import ImageError, decode
 from tasks.params import Fraction, Positive, params
-from tasks.phrases import EMBEDDED, Phrase, parse
+from tasks.phrases import EMBEDDED
 from tasks.schemas import ANNOTATED, OK, REJECTED, conform
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
 
-    from numpy.typing import NDArray
     from spacy.language import Language
 
     from models.regions.proposals import RegionProposer
-
-_CHUNK = 256  # Pictures held as pixels at once: a quarter of a gigabyte at 384x256.
+    from tasks.annotate.finding import Found
+    from tasks.annotate.preparing import Ready
+    from tasks.phrases import Phrase
 
 
 @params
 class AnnotateParams:
     """Section ``annotate``: how phrases and regions are found and which boxes stay."""
 
+    phrases: Literal["parser", "detector", "words"]
+    """Who names what is looked for. ``parser``: spaCy, in the caption. ``detector``: the detector
+    itself, the whole caption being its prompt, as in the paper. ``words``: the same list for every
+    picture, the paper's object-word ablation; needs ``inputs.words``."""
+    words: Positive
+    """How many words ``phrases: words`` looks for: the most frequent head nouns of the target's
+    train captions."""
     parser: str
     """``embedded``, a spaCy package such as ``en_core_web_sm``, or the folder of a pipeline."""
     proposer: str
-    """``embedded`` (body layout and colours, no weights), or a Grounding DINO by hub name or
-    folder."""
+    """``embedded`` (body layout and colours, no weights), or a Grounding DINO or OWLv2 by hub name
+    or folder."""
+    precision: Literal["fp32", "bf16"]
+    """Of a detector's arithmetic."""
+    flips: bool
+    """Whether the mirrored picture is looked at, too; its boxes are mirrored back and join the
+    others before the filter. With ``words`` v1 of the paper's ablation, with ``parser`` v3."""
     box_threshold: Fraction
-    """Least confidence of a box. The paper: 0.35."""
+    """Least confidence of a box. The paper: 0.35, of Grounding DINO; OWLv2's are lower by nature,
+    0.1 to 0.3 is usual."""
     text_threshold: Fraction
     """Least confidence of a phrase's best token; Grounding DINO alone asks. The paper: 0.35."""
     boxes_per_phrase: Positive
@@ -69,6 +83,53 @@ class AnnotateParams:
     """Pictures a forward pass. Another size changes floating-point noise, hence a parameter."""
 
 
+def essence(section: AnnotateParams) -> dict[str, Any]:
+    """The parameters that the section's own choices read: another value of no other matters."""
+    read = asdict(section)
+    if section.phrases != "words":
+        del read["words"]
+    if section.proposer == EMBEDDED:
+        del read["precision"], read["text_threshold"]
+    return read
+
+
+def check_choices(section: AnnotateParams, target: Path | None) -> None:
+    """Refuse what cannot be done together, before anything is loaded.
+
+    Args:
+        section: The parameters.
+        target: What ``inputs.words`` names; None for nothing.
+
+    Raises:
+        PedAlignError: Nobody can name the phrases, or there is no such detector.
+    """
+    if section.phrases == "words" and target is None:
+        raise PedAlignError(
+            "annotate.phrases is 'words', and inputs.words names nothing",
+            "the words are the most frequent nouns of a target's train captions",
+            "set inputs.words to the target's shards, data/ingested/NAME, "
+            "or annotate.phrases to parser",
+        )
+    if section.phrases == "detector" and not _can_ground(section):
+        raise _no_names(section)
+
+
+def _no_names(section: AnnotateParams) -> PedAlignError:
+    return PedAlignError(
+        f"annotate.phrases is 'detector', and annotate.proposer is {section.proposer!r}",
+        "Grounding DINO alone finds phrases in a caption; others look for those they are given",
+        "set annotate.proposer to IDEA-Research/grounding-dino-base or its folder, "
+        "or annotate.phrases to parser",
+    )
+
+
+def _can_ground(section: AnnotateParams) -> bool:
+    try:
+        return section.proposer != EMBEDDED and can_ground(section.proposer)
+    except (OSError, ValueError) as error:
+        raise _no_proposer(section, error) from error
+
+
 def load_proposer(section: AnnotateParams, device: torch.device) -> RegionProposer:
     """Load what finds regions.
 
@@ -78,19 +139,24 @@ def load_proposer(section: AnnotateParams, device: torch.device) -> RegionPropos
     if section.proposer == EMBEDDED:
         return BodyProposer(batch_size=section.batch)
     try:
-        return GroundingDino.from_pretrained(
+        return load_detector(
             section.proposer,
             device=device,
+            precision=section.precision,
             box_threshold=section.box_threshold,
             text_threshold=section.text_threshold,
             batch_size=section.batch,
         )
     except (OSError, ValueError) as error:
-        raise PedAlignError(
-            f"annotate.proposer is {section.proposer!r}: {' '.join(str(error).split())[:200]}",
-            f"it is {EMBEDDED!r} or a Grounding DINO of transformers by hub name or folder",
-            f"set it to IDEA-Research/grounding-dino-base, or to {EMBEDDED}",
-        ) from error
+        raise _no_proposer(section, error) from error
+
+
+def _no_proposer(section: AnnotateParams, error: Exception) -> PedAlignError:
+    return PedAlignError(
+        f"annotate.proposer is {section.proposer!r}: {' '.join(str(error).split())[:400]}",
+        f"it is {EMBEDDED!r}, or a Grounding DINO or OWLv2 of transformers by hub name or folder",
+        f"set it to IDEA-Research/grounding-dino-base, or to {EMBEDDED}",
+    )
 
 
 def annotate_table(
@@ -99,6 +165,7 @@ def annotate_table(
     proposer: RegionProposer,
     section: AnnotateParams,
     workers: int = 2,
+    words: Sequence[Phrase] = (),
 ) -> pa.Table:
     """Find the phrases and regions of every usable row of a shard.
 
@@ -109,9 +176,13 @@ def annotate_table(
         proposer: From `load_proposer`.
         section: The parameters.
         workers: Decoding threads; no result depends on it.
+        words: What ``phrases: words`` looks for.
 
     Returns:
         An ``annotated`` table, one row a row.
+
+    Raises:
+        PedAlignError: See `check_choices`.
     """
     count = table.num_rows
     errors: list[str | None] = table["error"].to_pylist()
@@ -121,31 +192,23 @@ def annotate_table(
         if not captions[i]:
             errors[i] = "no-caption: nothing was said about the picture"
     usable = [i for i in usable if errors[i] is None]
+    find = _finder(nlp, proposer, section, words)
     phrases: list[list[Phrase]] = [[] for _ in range(count)]
-    for i, found in zip(usable, parse(nlp, [captions[i] for i in usable]), strict=True):
-        phrases[i] = found
     regions: list[list[dict[str, Any]]] = [[] for _ in range(count)]
     rejected: list[list[dict[str, Any]]] = [[] for _ in range(count)]
+    parser = nlp if section.phrases == "parser" else None
     with ThreadPoolExecutor(workers) as pool:
-        for at in range(0, len(usable), _CHUNK):
-            rows = usable[at : at + _CHUNK]
-            blobs = table["image"].take(pa.array(rows)).to_pylist()
-            pictures = dict(zip(rows, pool.map(_pixels, blobs), strict=True))
-            for row, picture in pictures.items():
-                if isinstance(picture, ImageError):
-                    errors[row] = str(picture)
-                    phrases[row] = []
-            seen = {row: p for row, p in pictures.items() if not isinstance(p, ImageError)}
-            found_boxes = proposer.propose(
-                list(seen.values()),
-                [[query_of(phrase) for phrase in phrases[row]] for row in seen],
-            )
-            for row, proposals in zip(seen, found_boxes, strict=True):
-                regions[row], rejected[row] = filter_boxes(proposals, phrases[row], section)
+        for ready, faults in prepared(table["image"], captions, usable, pool, parser):
+            for row, fault in faults.items():
+                errors[row] = fault
+            found = find(ready) if ready else []
+            for seen, (named, proposals) in zip(ready, found, strict=True):
+                phrases[seen.row] = named
+                regions[seen.row], rejected[seen.row] = filter_boxes(proposals, named, section)
     columns = {
         "uid": table["uid"],
         "caption": captions,
-        "phrases": [[record_of(phrase) for phrase in row] for row in phrases],
+        "phrases": [[phrase.record() for phrase in row] for row in phrases],
         "regions": regions,
         "rejected": rejected,
         "status": [OK if error is None else REJECTED for error in errors],
@@ -154,22 +217,28 @@ def annotate_table(
     return conform(pa.table(columns, schema=ANNOTATED), "annotated")
 
 
+def _finder(
+    nlp: Language, proposer: RegionProposer, section: AnnotateParams, words: Sequence[Phrase]
+) -> Callable[[Sequence[Ready]], Found]:
+    """How phrases and boxes are found, by `AnnotateParams.phrases`. See `annotate_table`."""
+    flips = section.flips
+    if section.phrases == "parser":
+        return lambda ready: find_known(
+            [each.pixels for each in ready], [each.phrases for each in ready], proposer, flips=flips
+        )
+    if section.phrases == "words":
+        if not words:
+            check_choices(section, None)
+        return lambda ready: find_words(
+            [each.pixels for each in ready], words, proposer, flips=flips
+        )
+    if not isinstance(proposer, CaptionGrounder):
+        raise _no_names(section)
+    return lambda ready: find_named(
+        [each.pixels for each in ready], [each.caption for each in ready], proposer, nlp,
+        flips=flips,
+    )  # fmt: skip
+
+
 def _first(texts: Sequence[str] | None) -> str:
     return next((text for text in texts or () if text.strip()), "")
-
-
-def _pixels(blob: bytes | None) -> NDArray[np.uint8] | ImageError:
-    try:
-        return np.asarray(decode(blob or b""))
-    except ImageError as error:
-        return error
-
-
-def record_of(phrase: Phrase) -> dict[str, Any]:
-    """A phrase as a record of the ``annotated`` schema."""
-    return {**asdict(phrase), "colours": list(phrase.colours)}
-
-
-def query_of(phrase: Phrase) -> Query:
-    """What a proposer is told of a phrase."""
-    return Query(phrase.text, phrase.head, phrase.group, phrase.colours)

@@ -306,22 +306,28 @@ def _check_some_are_there(plan: Plan, folder: RawFolder, name: str) -> None:
 def _annotated(plan: Plan, shard: Path) -> pa.Table:
     """Put the regions of an SDA release beside one shard of its pictures."""
     # Imported here: looking up phrases loads spaCy, and only SDA has phrases.
-    from tasks.sda import from_sda
+    from tasks.sda import from_sda_list
 
     done = pq.read_table(shard, columns=["uid", "status", "error"])
     told = plan.rows.filter(pc.is_in(plan.rows["uid"], done["uid"].combine_chunks()))
     regions = dict(zip(told["uid"].to_pylist(), told["regions"].to_pylist(), strict=True))
-    rows = []
-    for row in done.to_pylist():
-        parts: dict[str, Any] = {"caption": "", "phrases": [], "regions": [], "rejected": []}
-        if row["status"] == OK:
-            parts = from_sda(json.loads(regions[row["uid"]]))
-            sound = [_sound(region["box"]) for region in parts["regions"]]
-            both = list(zip(parts["regions"], sound, strict=True))
-            parts["rejected"] = [r | {"reason": "degenerate"} for r, fine in both if not fine]
-            parts["regions"] = [r for r, fine in both if fine]
-        rows.append(row | parts)
+    rows = done.to_pylist()
+    usable = [json.loads(regions[row["uid"]]) for row in rows if row["status"] == OK]
+    parts = iter(from_sda_list(usable))
+    nothing: dict[str, Any] = {"caption": "", "phrases": [], "regions": [], "rejected": []}
+    for row in rows:
+        row |= _sorted_out(next(parts)) if row["status"] == OK else nothing
     return pa.Table.from_pylist(rows, schema=ANNOTATED)
+
+
+def _sorted_out(parts: dict[str, Any]) -> dict[str, Any]:
+    """Put the regions that are none where refused boxes stand."""
+    sound = [_sound(region["box"]) for region in parts["regions"]]
+    both = list(zip(parts["regions"], sound, strict=True))
+    return parts | {
+        "regions": [region for region, fine in both if fine],
+        "rejected": [region | {"reason": "degenerate"} for region, fine in both if not fine],
+    }
 
 
 def _sound(box: list[float]) -> bool:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from tasks.errors import PedAlignError
 from tasks.ingest.entries import Refused, read_entries
+from tasks.ingest.raw import FINGERPRINT
 from tasks.inputs import optional
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def register(name: str) -> Callable[[Reader], Reader]:
 
 
 def annotation_files(place: Place) -> list[Path]:
-    """List a dataset's annotation files, sorted by name.
+    """List a dataset's annotation files, sorted by name; a fingerprint is none of them.
 
     Raises:
         PedAlignError: There is none.
@@ -99,7 +100,11 @@ def annotation_files(place: Place) -> list[Path]:
     path = Path(place.annotation)
     found = [path] if path.is_file() else []
     if path.is_dir():
-        found = sorted(f for f in path.iterdir() if fnmatch.fnmatchcase(f.name, place.files))
+        found = sorted(
+            f
+            for f in path.iterdir()
+            if fnmatch.fnmatchcase(f.name, place.files) and f.name != FINGERPRINT
+        )
     if not found:
         raise PedAlignError(
             f"{path}: no annotation file" + (f" called {place.files}" if path.is_dir() else ""),

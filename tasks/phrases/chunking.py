@@ -1,38 +1,45 @@
-"""spaCy component ``pedalign_chunker``: tags to phrases, by a regular expression over them.
+"""spaCy component ``pedalign_chunker``: tags to phrases, by the grammar of `grammar`.
 
-Unusual: a caption is a string of one character a token ("DNVDACN" for "the man wears a short red
-shirt"), and `CHUNK` is the grammar. Matching is linear: every repetition in it is bounded. Its
-alternatives are tried in order, so that what must *not* become a phrase (denied things, keys of a
-list) is matched and thrown away before the phrases are.
+Sets ``doc._.phrases`` and ``doc.spans["phrases"]`` (label = group, id = head noun).
 
-Sets ``doc.spans["phrases"]`` (label = group, id = head noun) and ``doc._.phrases``.
+Unusual: speed. Texts are put together from the document's columns, and what a phrase's words say is
+remembered, for captions repeat their phrases; spaCy's `Span` objects cost as much as all the rest,
+so whoever does not need them says so (``component_cfg={"pedalign_chunker": {"spans": False}}``).
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 from spacy.attrs import IDX, LOWER, ORTH, SPACY, TAG
 from spacy.language import Language
 from spacy.tokens import Doc, Span, SpanGroup
 
-from tasks.phrases.lexicon import (
+from tasks.phrases.attributes import Attribute, attributes_of
+from tasks.phrases.grammar import CLOSED, PREDICATE, chunks
+from tasks.phrases.lexicon import GROUP_OF, GROUPS, TAG_OF, TAGS, correct, unglued
+from tasks.phrases.vocabulary import (
+    CLOSING,
     COLOUR_BASE,
     COLOURS,
-    GROUP_OF,
-    GROUPS,
+    HYPHENS,
     SHADES,
-    TAGS,
-    correct,
+    TINTED,
+    TINTS,
     wordset,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from spacy.vocab import Vocab
+
+    Plain = tuple[str, int, int, str, str, tuple[str, ...], tuple[Attribute, ...]]
+
+
+_KEY = "pedalign_phrases"
 
 
 @dataclass(frozen=True)
@@ -50,33 +57,21 @@ class Phrase:
     """One of `GROUPS`."""
     colours: tuple[str, ...]
     """Colours named in it or of it ("his shirt is white"), with their shade: "dark blue"."""
+    attributes: tuple[Attribute, ...] = ()
+    """What else is said in it or of it, each once, in the order of the text."""
 
+    def record(self) -> dict[str, Any]:
+        """The phrase as plain data, for JSON and Parquet."""
+        return {
+            "text": self.text,
+            "start": self.start,
+            "end": self.end,
+            "head": self.head,
+            "group": self.group,
+            "colours": list(self.colours),
+            "attributes": [{"kind": kind, "value": value} for kind, value in self.attributes],
+        }
 
-# -- the grammar ---------------------------------------------------------------------------------
-# Possessive (++ and the like): a piece is never given back, or "a-b-c-d" would take forever.
-_PIECES = r"(?:[^\sh]h){1,4}+[CAMVPBIW]?+"  # short-sleeved, black-and-white, knee-length
-_PLAIN = rf"(?:R{{0,3}}(?:{_PIECES}|[CAM#]|R(?=[NJM])))"  # a frilly skirt
-_AHEAD = r"(?=[CAMR#]|[^\sh]h)"
-_LOOSE = rf"(?:{_PLAIN}(?:(?:&|o|-){_AHEAD})?|X|t-?)"  # black and white
-_TIGHT = rf"(?:{_PLAIN}(?:(?:&|o|-|,&?){_AHEAD})?|X|t-?)"  # an article allows commas, too
-_COMPOUND = r"(?:[NXBMJQ]h?|t[h-]?){0,6}"  # wrist watch, t - shirt
-_WITH_ARTICLE = rf"D{{1,3}}{_TIGHT}{{0,12}}{_COMPOUND}[NXJ]"
-_BARE = rf"(?:{_LOOSE}{{0,12}}{_COMPOUND}[NJ]|{_PLAIN}{_LOOSE}{{0,12}}X)"
-_SIMPLE = rf"(?:{_WITH_ARTICLE}|{_BARE})"
-_QUANTITY = rf"D{{0,3}}{_LOOSE}{{0,4}}QI?{_SIMPLE}"  # a pair of white shoes
-_CONTENT = rf"D{{0,3}}{_LOOSE}{{0,4}}(?:[NX]h?){{0,3}}JI{_LOOSE}{{0,4}}{_COMPOUND}[NX]"
-_PHRASE = rf"(?:{_QUANTITY}|{_CONTENT}|{_SIMPLE})"
-CHUNK = re.compile(
-    rf"(?P<denied>Z[VRbPZ]{{0,4}}{_PHRASE}(?:o{_PHRASE}){{0,6}})"
-    rf"|(?P<key>{_PHRASE}:)"
-    rf"|(?P<content>{_CONTENT})|(?P<phrase>{_PHRASE})"
-)
-"""Phrases and what only looks like one, over a string of tags."""
-
-PREDICATE = re.compile(
-    r"(?:[DWP]?b[RA]{0,3}|[PI])C(?:[&,o-]{1,2}[RA]{0,3}C){0,3}(?!&?[CAMRX]{0,4}[NJX])"
-)
-"""What may follow a phrase and name its colour: is (very) black and white, in red."""
 
 _CARRYING = wordset(
     """hold carry push pull hang drag use take bring grip grab clutch sling swing raise lift"""
@@ -103,17 +98,39 @@ def colours_of(words: Sequence[str]) -> tuple[str, ...]:
         if name is None and word.endswith(("ish", "ey")):
             stem = word.removesuffix("ish")
             name = next((c for c in (stem, stem[:-1], stem + "e") if c in COLOURS), None)
-        if name is None and 5 <= len(word) <= 8:
-            near = correct(word) if word not in GROUP_OF else None
+        if name is None and 4 <= len(word) <= 16 and word not in TAG_OF:
+            near = correct(word)
             name = near if near in COLOURS else None
+            if near is None and (glued := unglued(word)) is not None:
+                name = glued[0] if glued[0] in COLOURS else None
         if name is None:
             continue
         name = COLOUR_BASE.get(name, name)
-        if i and words[i - 1] in SHADES:
-            name = f"{words[i - 1]} {name}"
+        before = words[i - 1] if i else ""
+        if before in HYPHENS and i > 1:
+            before = words[i - 2]
+        if before in TINTS and name in TINTED:  # navy blue is one colour
+            continue
+        if before in SHADES:
+            name = f"{before} {name}"
         if name not in found:
             found.append(name)
     return tuple(found)
+
+
+@lru_cache(maxsize=100_000)
+def said_of(
+    words: tuple[str, ...], head_at: int, head: str, group: str
+) -> tuple[tuple[str, ...], tuple[Attribute, ...]]:
+    """Colours and attributes of a phrase; captions repeat their phrases, so they are remembered.
+
+    Args:
+        words: Lower-case words of the phrase and of its predicate.
+        head_at: Place of the head noun among them.
+        head: The head noun, mended.
+        group: Its group.
+    """
+    return colours_of(words), attributes_of(words, head_at, head, group)
 
 
 def group_of(head: str, before: Sequence[str], previous: str) -> str:
@@ -121,7 +138,7 @@ def group_of(head: str, before: Sequence[str], previous: str) -> str:
 
     Args:
         head: Lower-case noun.
-        before: Lower-case words of the caption before the phrase.
+        before: The last few lower-case words before the phrase.
         previous: Group of the phrase before, "" at the beginning.
 
     Returns:
@@ -132,7 +149,7 @@ def group_of(head: str, before: Sequence[str], previous: str) -> str:
         return group
     if group == "":  # stripes, a logo, fur: they sit on what was named before
         return previous if previous in _HOSTS else "upper"
-    for word in reversed(before[-6:]):
+    for word in reversed(before):
         stems = {word, word.removesuffix("s"), word.removesuffix("ing"), word.removesuffix("ed")}
         if stems & _CARRYING:
             return "carried"
@@ -143,81 +160,193 @@ def group_of(head: str, before: Sequence[str], previous: str) -> str:
     return "accessory"
 
 
+class Knowledge:
+    """What a component knows of words.
+
+    Attributes:
+        closing: Keys of the words of `vocabulary.CLOSING`.
+        groups: Noun -> group.
+    """
+
+    def __init__(self, vocab: Vocab, groups: Mapping[str, str]) -> None:
+        """Add to what the lexicon knows.
+
+        Args:
+            vocab: The pipeline's.
+            groups: Lower-case nouns -> one of `GROUPS`.
+
+        Raises:
+            ValueError: There is no such group.
+        """
+        wrong = {noun: group for noun, group in groups.items() if group not in GROUPS}
+        if wrong:
+            raise ValueError(
+                f"pedalign: unknown groups {wrong}; a group is one of {', '.join(GROUPS)}; "
+                "correct the `groups` setting"
+            )
+        self.closing = frozenset(vocab.strings.add(word) for word in CLOSING)
+        self.groups: Mapping[str, str] = {**GROUP_OF, **groups} if groups else GROUP_OF
+
+
+class Caption:
+    """A document's words and tags as plain columns, from which phrases are read.
+
+    Attributes:
+        tags: One character a token that counts, the ignored ones left out.
+        place: The token of each of them.
+        words: Lower-case words of all tokens.
+    """
+
+    def __init__(self, doc: Doc, tags: str, knowledge: Knowledge) -> None:
+        """Take the columns.
+
+        Args:
+            doc: The document.
+            tags: One character a token.
+            knowledge: The words that are known.
+        """
+        columns = doc.to_array([LOWER, ORTH, SPACY, IDX])
+        keys: list[int] = columns[:, 0].tolist()
+        if "NN" in tags or "NJ" in tags:
+            tags = _parted(tags, keys, knowledge.closing)
+        self.place: Sequence[int] = range(len(tags))
+        if "_" in tags:
+            self.place = [i for i, t in enumerate(tags) if t != "_"]
+            tags = tags.replace("_", "")
+        self.tags = tags
+        strings = doc.vocab.strings
+        self.words = [strings[key] for key in keys]
+        # Text from the columns: Span.text makes a Python object of every token.
+        self._written = [
+            strings[key] + (" " if space else "") for key, space in columns[:, 1:3].tolist()
+        ]
+        self._starts = columns[:, 3].tolist()
+        self._groups = knowledge.groups
+        self._previous = ""
+
+    def read(self, first: int, last: int, head_at: int, after: int) -> Plain:
+        """The fields of a phrase, in order; to be called from left to right.
+
+        Args:
+            first: Its first token.
+            last: Its last token.
+            head_at: Its head.
+            after: Place in `tags` of what follows it.
+        """
+        words, groups = self.words, self._groups
+        head = _head(words, head_at, groups)
+        group = groups.get(f"{words[head_at - 1]} {head}" if head_at else "") or groups.get(head)
+        if not group:
+            group = group_of(head, words[max(0, first - 6) : first], self._previous)
+        if group != "person":
+            self._previous = group
+        said = words[first : last + 1]
+        match = PREDICATE.match(self.tags, after)
+        if match:
+            more = words[self.place[after] : self.place[match.end() - 1] + 1]
+            if match.lastgroup != "made" or "made" in more:
+                said += more
+        colours, attributes = said_of(tuple(said), head_at - first, head, group)
+        text = "".join(self._written[first : last + 1]).removesuffix(" ")
+        at = self._starts[first]
+        return text, at, at + len(text), head, group, colours, attributes
+
+    def found(self) -> Iterator[tuple[int, int, int, int]]:
+        """Arguments of `read` for every phrase of the grammar."""
+        place = self.place
+        for match in chunks(self.tags):
+            start, end = match.span()
+            last = head_at = place[end - 1]
+            if match.lastgroup == "content":
+                head_at = place[start + match.group().rindex("JI")]
+            yield place[start], last, head_at, end
+
+
+def set_phrases(doc: Doc, found: Sequence[tuple[Plain, int, int]], spans: bool) -> None:
+    """Set ``doc._.phrases`` and, if asked, ``doc.spans["phrases"]``.
+
+    The document itself keeps plain tuples, so that spaCy can send it between processes.
+
+    Args:
+        doc: The document.
+        found: Fields of phrases, each with its first and its last token.
+        spans: Whether to make spaCy's spans, too.
+    """
+    doc.user_data[_KEY] = [plain for plain, _, _ in found]
+    if spans:
+        made = [Span(doc, i, j + 1, label=p[4], span_id=p[3]) for p, i, j in found]
+        doc.spans["phrases"] = SpanGroup(doc, name="phrases", spans=made)
+
+
 class PhraseChunker:
     """Finds phrases in a tagged document."""
 
-    def __init__(self, vocab: Vocab) -> None:
-        """Prepare the table from tag hashes to characters."""
-        self._strings = vocab.strings
-        self._tag = {vocab.strings.add(t): t for t in TAGS}
-        self._label = {g: vocab.strings.add(g) for g in GROUPS}
+    def __init__(self, vocab: Vocab, groups: Mapping[str, str] | None = None) -> None:
+        """Prepare the table from tag hashes to characters.
 
-    def __call__(self, doc: Doc) -> Doc:
-        """Set ``doc.spans["phrases"]`` and ``doc._.phrases``."""
-        phrases: list[Phrase] = []
-        spans: list[Span] = []
-        if len(doc):
-            columns = doc.to_array([TAG, LOWER, ORTH, SPACY, IDX])
-            known = self._tag
-            # Tags of somebody else's tagger count as ignored.
-            tags = "".join([known.get(t, "_") for t in columns[:, 0].tolist()])
-            place: list[int] | range = range(len(tags))
-            if "_" in tags:
-                place = [i for i, t in enumerate(tags) if t != "_"]
-                tags = tags.replace("_", "")
-            words: list[str] | None = None
-            written: list[str] = []
-            starts: list[int] = []
-            previous = ""
-            for match in CHUNK.finditer(tags):
-                if match.lastgroup not in {"phrase", "content"}:
-                    continue
-                if words is None:
-                    strings = self._strings
-                    words = [strings[key] for key in columns[:, 1].tolist()]
-                    # Text from the columns: Span.text makes a Python object of every token.
-                    written = [
-                        strings[key] + (" " if space else "")
-                        for key, space in columns[:, 2:4].tolist()
-                    ]
-                    starts = columns[:, 4].tolist()
-                first, last = place[match.start()], place[match.end() - 1]
-                head_at = last
-                if match.lastgroup == "content":
-                    head_at = place[match.start() + match.group().rindex("JI")]
-                head = _head(words, head_at)
-                pair = f"{words[head_at - 1]} {head}" if head_at else ""
-                group = GROUP_OF.get(pair) or group_of(head, words[:first], previous)
-                previous = group if group != "person" else previous
-                named = words[first : last + 1]
-                after = PREDICATE.match(tags, match.end())
-                if after:
-                    named = named + words[place[after.start()] : place[after.end() - 1] + 1]
-                span = Span(doc, first, last + 1, label=self._label[group], span_id=head)
-                spans.append(span)
-                text = "".join(written[first : last + 1]).removesuffix(" ")
-                at = starts[first]
-                phrases.append(Phrase(text, at, at + len(text), head, group, colours_of(named)))
-        doc.spans["phrases"] = SpanGroup(doc, name="phrases", spans=spans)
-        doc._.phrases = phrases
+        Args:
+            vocab: The pipeline's.
+            groups: Groups of nouns of one's own, see `Knowledge`.
+        """
+        self._tag = {vocab.strings.add(t): t for t in TAGS}
+        self._knowledge = Knowledge(vocab, groups or {})
+
+    def __call__(self, doc: Doc, *, spans: bool = True) -> Doc:
+        """Set ``doc._.phrases`` and, if asked, ``doc.spans["phrases"]``."""
+        known = self._tag
+        # Tags of somebody else's tagger count as ignored.
+        tags = "".join([known.get(t, "_") for t in doc.to_array(TAG).tolist()])
+        caption = Caption(doc, tags, self._knowledge) if tags else None
+        found = [(caption.read(*at), at[0], at[1]) for at in caption.found()] if caption else []
+        set_phrases(doc, found, spans)
         return doc
 
 
-def _head(words: Sequence[str], at: int) -> str:
+def _parted(tags: str, keys: Sequence[int], closing: Collection[int]) -> str:
+    """Mark the nouns that end a phrase though a noun follows: "blouse sunglasses"."""
+    marked = list(tags)
+    for match in CLOSED.finditer(tags):
+        if keys[match.start()] in closing:
+            marked[match.start()] = "E"
+    return "".join(marked)
+
+
+def _head(words: Sequence[str], at: int, groups: Mapping[str, str]) -> str:
     word = words[at]
-    if word not in GROUP_OF:
-        word = correct(word) or word
+    if word not in groups:
+        glued = None if word in TAG_OF else unglued(word)
+        word = correct(word) or (glued[1] if glued else word)
     if word in {"shirt", "shirts"} and at and "t" in words[max(0, at - 2) : at]:
         return "t-" + word
     return word
 
 
+def _phrases(doc: Doc) -> list[Phrase]:
+    """What ``doc._.phrases`` gives."""
+    return [
+        Phrase(*plain) if isinstance(plain, tuple) else _restored(plain)
+        for plain in doc.user_data.get(_KEY, ())
+    ]
+
+
+def _restored(fields: list[Any]) -> Phrase:
+    """A phrase whose document has been to bytes and back, which makes lists of tuples."""
+    text, start, end, head, group, colours, attributes = fields
+    said = tuple(Attribute(*each) for each in attributes)
+    return Phrase(text, start, end, head, group, tuple(colours), said)
+
+
 if not Doc.has_extension("phrases"):
-    Doc.set_extension("phrases", default=())
+    Doc.set_extension("phrases", getter=_phrases)
 
 
-@Language.factory("pedalign_chunker", requires=["token.tag"], assigns=["doc._.phrases"])
-def make_chunker(nlp: Language, name: str) -> PhraseChunker:
-    """Factory of `PhraseChunker`."""
+@Language.factory(
+    "pedalign_chunker",
+    default_config={"groups": {}},
+    requires=["token.tag"],
+    assigns=["doc._.phrases"],
+)
+def make_chunker(nlp: Language, name: str, groups: dict[str, str]) -> PhraseChunker:
+    """Factory of `PhraseChunker`; ``groups`` is kept in the pipeline's config.cfg."""
     del name
-    return PhraseChunker(nlp.vocab)
+    return PhraseChunker(nlp.vocab, groups)

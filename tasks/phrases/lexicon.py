@@ -13,6 +13,31 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
+from tasks.phrases.spelling import Spelling
+from tasks.phrases.vocabulary import (
+    COLOURS,
+    CONTAINERS,
+    LISTS,
+    NOUN_OR_VERB,
+    PAIRS,
+    SHADES,
+    THINGS,
+    wordset,
+)
+
+__all__ = [
+    "COLOURS",
+    "GROUPS",
+    "GROUP_OF",
+    "SHADES",
+    "TAGS",
+    "TAG_OF",
+    "correct",
+    "guess",
+    "unglued",
+    "wordset",
+]
+
 TAGS = {
     "D": ("DET", "article, possessive or quantity that opens a phrase"),
     "C": ("ADJ", "colour"),
@@ -34,6 +59,7 @@ TAGS = {
     "Z": ("PART", "negation"),
     "S": ("PART", "possessive 's"),
     "t": ("NOUN", "the letter of t-shirt"),
+    "E": ("NOUN", "thing that never describes the next, marked by the chunker only"),
     "#": ("NUM", "number"),
     "h": ("PUNCT", "hyphen or slash inside a word"),
     "-": ("PUNCT", "dash or slash between words"),
@@ -58,219 +84,6 @@ GROUPS = (
 """Where in the picture a phrase's thing is found."""
 
 
-def wordset(text: str) -> frozenset[str]:
-    """Split a list of words that is easier to read as text."""
-    return frozenset(text.split())
-
-
-COLOURS = wordset(
-    """black white red green blue yellow orange purple pink brown gray grey navy beige tan
-    khaki maroon burgundy teal turquoise cyan violet lavender magenta gold golden silver
-    cream ivory olive blonde blond brunette camel charcoal peach coral mustard nude chestnut
-    auburn aqua indigo lilac crimson scarlet mint rose plum rust bronze copper salmon
-    fuchsia wine"""
-)
-
-_THINGS: dict[str, str] = {
-    "person": """man woman boy girl lady guy gentleman male female person people pedestrian kid
-        child teenager teen student individual adult elder youth youngster toddler baby worker
-        cyclist rider commuter tourist shopper walker runner jogger human mother father friend
-        men women children persons ladies somebody's guys man's woman's lad gal dude officer
-        policeman policewoman waiter passenger figure employee businessman businesswoman""",
-    "head": """head face ear eye nose mouth chin forehead neck beard mustache moustache goatee
-        stubble cheek lip glasses glass eyeglasses eyeglass sunglasses spectacles goggles mask
-        facemask hat cap beanie helmet visor hood headphone headphones earphone earphones earbuds
-        headset headscarf hijab turban bandana headband hairband hairpin baldhead makeup beret
-        fedora burqa veil brim smile""",
-    "hair": """hair ponytail bun braid pigtail pigtails bangs fringe haircut hairstyle dreadlocks
-        afro curl curls hairline hairdo mohawk cornrows plait tress sideburns ponytails bob""",
-    "upper": """shirt tshirt t-shirt tee tees top blouse jacket coat overcoat raincoat windbreaker
-        sweater sweatshirt hoodie hoody jumper cardigan vest waistcoat undershirt turtleneck polo
-        blazer suit dress gown sundress tunic parka anorak trenchcoat poncho camisole bra robe
-        uniform sportswear tracksuit jumpsuit outerwear outfit clothes clothing clothe garment
-        costume apparel attire cloak shawl pullover jersey tank romper bodysuit sleeve collar
-        pocket zipper button lapel cuff neckline hem shoulder arm hand elbow forearm back chest
-        torso waist stomach belly breast finger wrist body fist palm knitwear underwear
-        overcoats fleece scrubs kimono overshirt shirts cape apron""",
-    "lower": """pants pant trousers trouser jeans jean shorts slacks leggings legging skirt
-        miniskirt skort tights tight stocking stockings pantyhose chinos sweatpants joggers capris
-        culottes overalls overall dungarees bottoms trunks leg knee thigh ankle calf calves hip
-        khakis corduroys bloomers sweatpant pantsuit""",
-    "footwear": """shoe sneaker boot sandal slipper trainer loafer heel flat pump stiletto flops
-        flipflop flipflops clog footwear sock foot feet toe sole shoelace lace moccasin
-        oxford brogue mule wellies cleats""",
-    "carried": """backpack rucksack knapsack schoolbag satchel handbag purse tote briefcase
-        suitcase luggage wallet pouch clutch phone cellphone smartphone mobile iphone camera laptop
-        book notebook magazine newspaper folder document paper umbrella parasol cane
-        cigarette coffee drink food fruit toy bear racket racquet ball frisbee skateboard
-        flower bouquet guitar tablet ipad computer trolley basket strap bagpack
-        fannypack pack messenger stick crutch sack parcel package snack bags""",
-    "accessory": """scarf belt necklace bracelet ring earring watch wristwatch tie necktie bowtie
-        glove mitten lanyard badge card tag pin brooch chain pendant jewelry jewellery wristband
-        armband bangle suspenders sash kerchief tattoo keychain key""",
-    "scene": """street road sidewalk pavement path crosswalk crossing building wall door window
-        shop store market mall station stair stairs staircase escalator step floor ground grass
-        lawn park tree bush fence bench chair table car bus van truck taxi bicycle bike motorcycle
-        motorbike scooter moped cart stroller pram wheelchair train subway railing pole sign lamp
-        lobby hallway corridor room office school campus playground court field beach water sea
-        sand snow rain sky bridge ramp parking lot city square plaza garden entrance gate dog cat
-        pet leash house home corner alley curb kerb platform sidewalks intersection vehicle
-        shadow puddle airport hall kitchen wood woods forest river mountain tile brick banner
-        barrier counter shelf rack runway stage court""",
-    "": """stripe logo letter letters lettering word writing text pattern print graphic picture
-        dot spot line band trim check plaids square flowers emblem number symbol design
-        decoration star heart ribbon bow patch fur lining tassel ruffle frill sequin
-        bead hole embroidery cartoon slit seam hems piping checks""",
-}
-"""Nouns by group. Those under "" sit on something else and take the group of what came before."""
-
-_CONTAINERS = {
-    "carried": "bag bottle cup can box mug jar bowl plate tray bucket",
-}
-
-_LISTS: dict[str, str] = {
-    "D": """a an the his her their my your its our this these those that some another each both
-        every either all two three four five several many few one""",
-    "A": """short long big large small little tiny huge tall thick thin slim slender skinny fat
-        heavy heavyset overweight chubby stocky muscular young old older younger elderly aged
-        middle teenage adolescent asian african american caucasian european indian
-        chinese dark light bright pale deep pure plain solid vivid faded neutral dull neon
-        fluorescent pastel striped stripped stripy stripey woolly plaid checked checkered
-        chequered patterned printed
-        floral dotted polka spotted hooded sleeved sleeveless haired colored coloured collared
-        buttoned unbuttoned zipped unzipped open closed loose tight baggy fitted fitting oversized
-        wide narrow slimfit casual formal sporty sports sport athletic fashionable modern new
-        ripped torn worn distressed washed rolled cropped pleated ruffled knitted knit quilted
-        padded puffy furry fluffy fuzzy hairy curly wavy straight bald balding thinning receding
-        messy neat shaggy shiny glossy matte transparent sheer sleek soft warm left right upper
-        lower front rear inner outer single double high low medium mid full half empty dirty clean
-        wet dry electric shared rimmed framed pointed strappy laced
-        crossbody strapless backless crew round vneck
-        same other different similar matching multicolored multicolour colourful
-        colorful reflective military pretty beautiful handsome healthy average
-        bare naked nice good bearded bespectacled petite fair skinned legged
-        wedge chunky distinctive whole
-        visible asymmetric asymmetrical stylish traditional foldable
-        disposable surgical toed heeled soled foreign bulky slung mini maxi midi
-        broad brimmed trimmed lined stained opaque stuffed decorated embroidered braided
-        permed dyed bleached tinted metallic thickset burly lanky lean strong weak own
-        overhead sized shaped cuffed tailored tiered wrinkled parked public crowded busy
-        pregnant lightweight quarter """,
-    "R": """very quite rather fairly slightly extremely really too mostly somewhat almost nearly
-        relatively completely partially mainly possibly probably maybe likely""",
-    "M": """denim leather cotton wool woolen woollen silk linen suede velvet satin nylon polyester
-        canvas rubber plastic metal wooden corduroy tweed flannel mesh tartan camouflage
-        camo leopard zebra animal paisley argyle gingham houndstooth herringbone chiffon fabric
-        cashmere straw patent cloth down puffer trench bomber pea duffel duffle baseball basketball
-        football soccer tennis golf track yoga cargo jogger pencil swim gym flip cell teddy tile
-        laptop messenger bermuda hawaiian varsity motor biker denims paper school business work
-        safety identity shopping travel grocery fanny chino harem nike adidas puma converse
-        neck upperbody crewneck snowboard button zip rain snow ankle shoulder waist knee thigh calf
-        hip floor wrist bucket bowl""",
-    "B": """color colour colors colours style length direction side
-        way background foreground front bottom middle center centre end edge part area rest
-        twenties thirties forties fifties sixties seventies teens age build height weight size
-        look looks appearance posture position view angle photo photograph image
-        shot closeup video surveillance distance time day night motion
-        walk stroll ride bit lot hurry mood manner fashion shape fit thing
-        things stuff gender upperclothes hobby action pose state case shade tone hue one's
-        s 20s 30s 40s 50s 60s self lens viewer eyesight gesture attitude speed pace stance
-        conversation call selfie none yes contrast contrasting material texture""",
-    "Q": "pair pairs piece pieces set group couple type kind sort bunch stack pile crowd",
-    "V": """wear wears wearing wore has have had having hold holds holding held carry
-        carries carrying carried walk walks walking walked stand stands standing stood sit sits
-        sitting sat run runs running ran ride rides riding rode push pushes pushing pushed pull
-        pulls pulling pulled look looks looking looked face faces facing faced take takes taking
-        took make makes making made use uses using used talk talks talking put puts putting
-        move moves moving moved cross crosses go goes going went come comes coming
-        came turn turns turning turned bend bends bending bent lean leans leaning leaned rest rests
-        resting keep keeps keeping kept get gets getting got show shows showing shown match matches
-        cover covers covering covered hang hangs hanging hung tie ties tied tying drape drapes
-        draped reach reaches reaching fall falls falling fell extend extends extending wrap
-        wraps wrapped dressed clad bowing raising raise
-        raises raised lift lifts lifting lifted drag drags dragging dragged touch touches touching
-        play plays playing read reads reading smoke smokes smoking drinking eat eats
-        eating texting wave waves waving swing swings swinging swung point points
-        pointing stepping stop stops stopped wait waits waiting follow follows
-        following see sees seen seeing checking adjust adjusts adjusting display displays
-        feature features featuring include includes including consist consists consisting
-        paired combine combined do does doing did don didn could may might will
-        would should must let lets tuck tucked tucking fold folded folding fasten fastened
-        styled pass passes passing passed grab grabs grabbing clutches
-        clutching grip grips gripping bring brings bringing lead leads leading poses posing
-        smiling stare stares staring strolling strolls stride strides striding
-        jog jogs jogging heading leave leaves leaving enter enters entering
-        climb climbs climbing ascend descending descend descends place placed places
-        sporting donning dons dangle dangles dangling accompany
-        accompanied accompanies accompanying watching speak speaks speaking listen listening
-        listens lay lays laying lie lies lying kneel kneels kneeling squat squats squatting jump
-        jumps jumping opens opening closes closing surround surrounded
-        attached located lit filled based know known want wants ends start starts
-        begin begins expose exposes exposed exposing reveal reveals revealing hit hits
-        sling slings""",
-    "b": """is are was were be been being am isn seem seems seemed appear appears appeared
-        remains 're""",
-    "P": """in on with at to from by for over under underneath beneath below above behind beside
-        besides near between among through across along against around about into onto upon down
-        up off out inside outside toward towards past during as like next while when where who
-        whom which whose because but so if then than also forward forwards backward backwards away
-        there here together alone still just only ahead besides amid amidst within
-        after before via per along alongside opposite atop""",
-    "I": "of",
-    "W": """he she it they him them himself herself itself themselves i you we us me who what
-        someone somebody anyone something anything everything nothing everyone mine hers theirs
-        others it's he's she's everybody nobody""",
-    "&": "and & plus n",
-    "o": "or nor",
-    "Z": """no not without n't never neither nt cannot lack lacks lacking any hardly dont doesnt
-        isnt""",
-    "S": "'s ’s",
-    "_": "arafed araffe araffed please well etc eg ie um uh",
-}
-
-BODY = wordset(
-    """hand arm shoulder leg knee foot wrist ear eye side elbow ankle thigh hip hands arms
-    shoulders legs knees feet wrists ears eyes forearm cheek sleeve pocket"""
-)
-"""Nouns that left and right can belong to; before others they are directions."""
-
-NOUN_OR_VERB = wordset("tie ties watch ring rings face faces dress head heads")
-"""Nouns that are also verbs; the tagger decides by their neighbours."""
-
-ACTION_MODIFIERS = wordset(
-    """running walking hiking jogging training riding shopping swimming bathing sleeping
-    fishing working cycling skating climbing dancing riding matching wading sporting boxing
-    traveling travelling sewing skiing standing flowing thinning receding sweat"""
-)
-"""Words in -ing that name a kind of thing ("running shoes") rather than an action."""
-
-ACTION_THINGS = wordset(
-    """shoe shoes boot boots sneaker sneakers trainer trainers pants pant short shorts jacket
-    gear suit cap bag bags stick cart trunks tights leggings shirt vest trousers glasses
-    goggles pole poles cart trolley bottoms top sandals heels uniform hat gloves"""
-)
-"""What "running", "shopping" and the like can modify without an article before them."""
-
-BARE_IDIOMS = frozenset({"hand", "foot", "hands", "feet", "home", "school", "work", "people's"})
-"""Nouns that name nothing in particular without an article: on foot, in hand."""
-
-COLOUR_BASE = {
-    "grey": "gray",
-    "golden": "gold",
-    "blond": "blonde",
-    "brunette": "brown",
-    "lilac": "lavender",
-    "scarlet": "red",
-    "crimson": "red",
-    "wine": "burgundy",
-    "aqua": "cyan",
-    "fuchsia": "magenta",
-}
-"""Spellings and near-synonyms -> the name used in the `colours` column."""
-
-SHADES = frozenset({"dark", "light", "bright", "pale", "deep"})
-"""Words that change a colour when they stand before it."""
-
 _VOWELS = "aeiou"
 
 
@@ -285,21 +98,19 @@ def _plural(word: str) -> str:
 def _build() -> tuple[dict[str, str], dict[str, str]]:
     tags: dict[str, str] = dict.fromkeys(COLOURS, "C")
     groups: dict[str, str] = {}
-    for tag, words in _LISTS.items():
+    for tag, words in LISTS.items():
         if tag != "M":
             tags.update((word, tag) for word in words.split() if word not in tags)
-    for tag, table in (("J", _CONTAINERS), ("N", _THINGS)):
+    for tag, table in (("J", CONTAINERS), ("N", THINGS)):
         for group, words in table.items():
             for word in words.split():
                 for form in (word, _plural(word)):
                     groups.setdefault(form, group)
                     tags.setdefault(form, tag)
     # Last, because a noun modifies the noun after it anyhow ("ankle boots"); M never heads.
-    for word in _LISTS["M"].split():
+    for word in LISTS["M"].split():
         tags.setdefault(word, "M")
-    groups |= {"scarves": "accessory", "cut": "hair", "wear": "upper"}
-    # The word before decides: "lower clothes".
-    groups.update((f"lower {w}", "lower") for w in ("body", "clothes", "clothing", "garment"))
+    groups |= {"scarves": "accessory", "cut": "hair", "wear": "upper"} | PAIRS
     for word in ("scarves", *NOUN_OR_VERB):
         tags[word] = "N"
     return tags, groups
@@ -308,18 +119,9 @@ def _build() -> tuple[dict[str, str], dict[str, str]]:
 TAG_OF, GROUP_OF = _build()
 """Word -> tag character; noun -> group."""
 
-_LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _ADJECTIVE = re.compile(r".+(ish|ful|less|ous|able|ible|ive|ic|al|esque|like|most)$")
-
-
-def _one_edit(word: str) -> set[str]:
-    splits = [(word[:i], word[i:]) for i in range(len(word) + 1)]
-    out = {a + b[1:] for a, b in splits if b}
-    out |= {a + b[1] + b[0] + b[2:] for a, b in splits if len(b) > 1}
-    for letter in _LETTERS:
-        out |= {a + letter + b for a, b in splits}
-        out |= {a + letter + b[1:] for a, b in splits if b}
-    return out
+_SPELLING = Spelling(w for w, t in TAG_OF.items() if t in "NJCVM" and len(w) > 3)
+_SPELLING_SHORT = Spelling(COLOURS)
 
 
 @lru_cache(maxsize=50_000)
@@ -327,7 +129,8 @@ def correct(word: str) -> str | None:
     """The known word that one typing error would turn into this one, if there is a good one.
 
     Only words of five letters and more, whose first letter stands (swaps apart): in a shorter word
-    one letter often makes another real word.
+    one letter often makes another real word. Of four letters, only a colour's with a letter left
+    out or two swapped: "blak", "gery".
 
     Args:
         word: A lower-case word that `TAG_OF` does not hold.
@@ -335,17 +138,26 @@ def correct(word: str) -> str | None:
     Returns:
         A noun, colour or verb of the lexicon, or None.
     """
-    if not (5 <= len(word) <= 16 and word.isascii() and word.isalpha()):
-        return None
-    near = sorted(
-        w
-        for w in _one_edit(word)
-        if TAG_OF.get(w, "") in {"N", "J", "C", "V", "M"} and len(w) >= 5 - (len(word) == 5)
-    )
+    if len(word) == 4:
+        near = [w for w in _SPELLING_SHORT.near(word) if len(w) == 5 or sorted(w) == sorted(word)]
+    else:
+        near = _SPELLING.near(word) if len(word) > 4 else []
     kept = [w for w in near if w[0] == word[0] or sorted(w) == sorted(word)]
-    # A swap of neighbours is the commonest slip, then the rest in alphabetical order.
-    kept.sort(key=lambda w: (sorted(w) != sorted(word), w))
     return kept[0] if kept else None
+
+
+@lru_cache(maxsize=50_000)
+def unglued(word: str) -> tuple[str, str] | None:
+    """A modifier and the noun that were typed as one word: "blackpants".
+
+    Args:
+        word: A lower-case word that `TAG_OF` does not hold.
+    """
+    for at in range(3, len(word) - 3):
+        first, noun = word[:at], word[at:]
+        if TAG_OF.get(first) in {"C", "M"} and TAG_OF.get(noun) in {"N", "J"}:
+            return first, noun
+    return None
 
 
 @lru_cache(maxsize=50_000)
@@ -361,11 +173,13 @@ def guess(word: str) -> str:
     """
     if any(c.isdigit() for c in word):
         return "#" if not word.endswith(("s", "'s")) else "B"
-    if not any(c.isalpha() for c in word):
+    if word[0] == "<" or not any(c.isalpha() for c in word):
         return "."
     near = correct(word)
     if near is not None:
         return TAG_OF[near]
+    if unglued(word) is not None:
+        return "N"
     if word.endswith("ly") and len(word) > 4:
         return "R"
     if word.endswith(("ing", "ed")) and len(word) > 5:

@@ -18,14 +18,13 @@ from spacy.attrs import LOWER, POS, SPACY, TAG
 from spacy.language import Language
 from spacy.parts_of_speech import IDS
 
-from tasks.phrases.lexicon import (
+from tasks.phrases.lexicon import GROUP_OF, TAG_OF, TAGS, guess
+from tasks.phrases.vocabulary import (
     ACTION_MODIFIERS,
     ACTION_THINGS,
     BARE_IDIOMS,
+    HYPHENS,
     NOUN_OR_VERB,
-    TAG_OF,
-    TAGS,
-    guess,
     wordset,
 )
 
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
     from spacy.tokens import Doc
     from spacy.vocab import Vocab
 
-_NOUNISH = frozenset("NXJCAMBQnfkpqvcwx#")
+_NOUNISH = frozenset("NXJCAMBQnfkpqvcwxLsmgzKd#")
 _ADJECTIVAL = frozenset("DCAMR#")
 _TRANSITIVE = wordset(
     """wearing holding carrying pushing pulling having showing covering using wears dressed
@@ -45,20 +44,32 @@ _PARTICLES = wordset("button buttoned zip zipped lace laced pull rolled pinned d
 _WEAR_KINDS = wordset(
     """sports sport foot leisure casual under rain swim outer active formal office head"""
 )
-_HYPHENS = frozenset(["-", "–", "—", "/", "‐", "‑", "−", "_"])
+_ACTS = wordset("faces heads crossing steps shops bikes cycles skates phones boards exits poses")
+_PARTS_SAID = wordset(
+    """long short half full quarter v u crew round scoop high low turtle polo boat wide straight
+    open cowl mock deep square stand roll"""
+)
+"""What stands before a part of a garment that describes the garment: a long sleeve navy shirt."""
+_LENGTHS = wordset("knee ankle shoulder waist hip thigh calf floor chin")
 
 # Provisional codes of words that `_settle` decides; every other code is final (see TAGS).
-_SPECIAL = (
-    dict.fromkeys(NOUN_OR_VERB, "n")
+_SPECIAL: dict[str, str] = (
+    dict.fromkeys((*NOUN_OR_VERB, *_ACTS), "n")
     | dict.fromkeys(BARE_IDIOMS & {"hand", "foot", "home"}, "f")
     | dict.fromkeys(("left", "right"), "l")
     | dict.fromkeys(("up", "down"), "u")
-    | dict.fromkeys(_HYPHENS, "y")
+    | dict.fromkeys(HYPHENS, "y")
+    | dict.fromkeys(("sleeve", "neck", "leg", "heel", "toe"), "s")
+    | dict.fromkeys(_LENGTHS, "m")
+    | dict.fromkeys(("button", "lace"), "L")
+    | dict.fromkeys('"“”„«»', "_")
+    | dict.fromkeys(("adult", "child", "teenager", "teen", "kid", "elder", "youth"), "d")
+    | {"length": "g", "walk": "z", "case": "K", "=": ":"}
     | {"back": "k", "top": "p", "picture": "p", "camera": "q", "cut": "c", "cuts": "c"}
     | {"wear": "w", "t": "T", "cross": "x", "crossing": "n", "parking": "n"}
     | {",": ",", ";": ".", ":": ":", ".": ".", "：": ":", "，": ","}
 )
-_UNSETTLED = re.compile("[vnfluykpqcwxTX]")
+_UNSETTLED = re.compile("[vnfluykpqcwxTXsmLgzKd]")
 
 
 def _provisional(word: str) -> str:
@@ -105,8 +116,14 @@ class PhraseTagger:
 
     def __call__(self, doc: Doc) -> Doc:
         """Set ``tag`` and ``pos`` of every token."""
-        if not len(doc):
-            return doc
+        if len(doc):
+            row = self._row
+            table = np.array([row[t] for t in self.tags_of(doc)], dtype=np.uint64)
+            doc.from_array([TAG, POS], table)
+        return doc
+
+    def tags_of(self, doc: Doc) -> list[str]:
+        """The tag of every token; the document stays as it is."""
         values = doc.to_array([LOWER, SPACY])
         keys = values[:, 0].tolist()
         code = self._code
@@ -120,10 +137,7 @@ class PhraseTagger:
             for match in _UNSETTLED.finditer(joined):
                 i = match.start()
                 tags[i] = self._settle(i, tags, keys, spaced)
-        row = self._row
-        table = np.array([row[t] for t in tags], dtype=np.uint64)
-        doc.from_array([TAG, POS], table)
-        return doc
+        return tags
 
     def _learn(self, key: int) -> str:
         if len(self._code) > 500_000:  # a stream of rubbish must not fill the memory
@@ -140,7 +154,8 @@ class PhraseTagger:
         if code == "X":
             if before == "W" or (before == "N" and after == "D"):
                 return "V"
-            return "X"
+            acts = before == "N" and after in "PRV" and self._strings[keys[i]].endswith("s")
+            return "V" if acts and self._is_person(keys[i - 1]) else "X"
         if code == "y":
             joint = i > 0 and not spaced[i - 1] and not spaced[i] and after != "."
             return "h" if joint else "-"
@@ -151,20 +166,56 @@ class PhraseTagger:
             return "B" if bare else "N"
         if code == "u":
             word = self._strings[keys[i - 1]] if i else ""
+            # "with the sleeves rolled up": of the sleeves, not of what follows.
+            apart = i > 1 and tags[i - 1] == "A" and tags[i - 2] in "NX"
+            if apart:
+                return "P"
             puffy = word in _PARTICLES or (before in "DCA" and self._strings[keys[i]] == "down")
             return "A" if after in "NCMAXJ" and puffy else "P"
         if code == "v":
             return self._participle(i, before, after, tags, keys)
+        if code in "smgL":
+            return self._part_or_length(code, before, after, i, tags, keys)
         return self._noun_or_not(code, before, after, i, keys)
+
+    def _is_person(self, key: int) -> bool:
+        return GROUP_OF.get(self._strings[key]) == "person"
+
+    def _part_or_length(
+        self, code: str, before: str, after: str, i: int, tags: list[str], keys: list[int]
+    ) -> str:
+        """Parts of garments and of the body, which name a length or describe the garment, too."""
+        strings = self._strings
+        previous = strings[keys[i - 1]] if i else ""
+        following = strings[keys[i + 1]] if i + 1 < len(keys) else ""
+        if code == "m":  # shoulder length dark hair, knee high boots
+            return "M" if following in {"length", "high", "long"} else "N"
+        if code == "g":
+            return "A" if before in "MAh" and after in _NOUNISH and after != "B" else "B"
+        if code == "L":  # a button up shirt
+            further = tags[i + 2] if i + 2 < len(tags) else "."
+            return "M" if after == "u" and further in _NOUNISH else "N"
+        if before in "h-" and i > 1:
+            previous = strings[keys[i - 2]]
+        describes = before in "Ah-" and previous in _PARTS_SAID
+        return "A" if describes and (after in _NOUNISH or after == "T") else "N"
 
     def _noun_or_not(self, code: str, before: str, after: str, i: int, keys: list[int]) -> str:
         previous = self._strings[keys[i - 1]] if i else ""
+        if code == "d":  # age: adult
+            key = i > 1 and before == ":" and self._strings[keys[i - 2]] == "age"
+            return "A" if key else "N"
+        if code == "z":
+            return "N" if previous == "cross" else "B"
+        if code == "K":  # a black case; in this case
+            return "N" if before in "CANMJ" or previous == "a" else "B"
         if code == "k":
             if after == "I":
                 return "B"
             return "N" if before in _ADJECTIVAL or previous == "on" or after == "N" else "P"
         if code == "p":
-            return "B" if after == "I" or previous == "on" else "N"
+            shows = self._strings[keys[i]] == "picture" and after in "vVbP" and before == "D"
+            return "B" if after == "I" or previous == "on" or shows else "N"
         if code == "q":  # "facing the camera": the one that took the picture
             return "B" if previous in {"the", "from"} else "N"
         if code == "c":
@@ -178,7 +229,7 @@ class PhraseTagger:
         # Nouns that are verbs as well: "the man ties his hair", "a shirt and tie".
         if before == "W" or (before in "NXb" and after in "DCAMR"):
             return "V"
-        acts = self._strings[keys[i]] in {"faces", "heads", "crossing"}
+        acts = self._strings[keys[i]] in _ACTS
         return "V" if acts and before in "NXb" else "N"
 
     def _participle(self, i: int, before: str, after: str, tags: list[str], keys: list[int]) -> str:

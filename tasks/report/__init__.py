@@ -3,10 +3,10 @@
 ``report`` reads the finished tables, curves and metrics and writes one folder: ``index.html`` (one
 file, nothing loaded from elsewhere), each of its figures as a PNG, and the cards of the dataset
 and of the model. Reading order: `tasks.report.gather` (the numbers), `tasks.report.choices` (which
-epochs were kept), `tasks.report.gap`, `tasks.report.rejects` and `tasks.report.wording` (their
-sections), `tasks.report.illustrate` (which pictures), `tasks.report.sheets` and
-`tasks.report.figures` (how they are drawn), `tasks.report.page` and `tasks.report.cards` (how they
-are put together).
+epochs were kept), `tasks.report.gap`, `tasks.report.rejects`, `tasks.report.wording` and
+`tasks.report.regions` (their sections), `tasks.report.illustrate` (which pictures),
+`tasks.report.sheets` and `tasks.report.figures` (how they are drawn), `tasks.report.page` and
+`tasks.report.cards` (how they are put together).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from tasks.report import cards, illustrate, page
 from tasks.report.choices import Run
 from tasks.report.gather import Facts, Sources, gather
 from tasks.report.parts import Picture
+from tasks.report.region_sheets import refused_sheet, region_sheet
 from tasks.report.rejects import reject_sheet
 from tasks.report.wording import caption_sheet, measure_wording
 from tasks.shards import atomic_write
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from PIL import Image
-
-    from tasks.report.illustrate import DrawRegions
 
 __all__ = ["Facts", "ReportParams", "Run", "Sources", "report"]
 
@@ -54,8 +53,6 @@ def report(
     params: ReportParams,
     sources: Sources,
     out: Path,
-    *,
-    draw_regions: DrawRegions | None = None,
 ) -> Facts:
     """Write the report of whatever the sources hold.
 
@@ -64,8 +61,6 @@ def report(
         sources: The folders to read; see `Sources.under`.
         out: Folder for index.html, the figures and the cards; files of an earlier report with
             the same names are replaced.
-        draw_regions: Draws regions on a picture (`tasks.overlays.draw_regions`); without it the
-            annotated pictures are left out.
 
     Returns:
         The numbers that were reported.
@@ -76,11 +71,16 @@ def report(
     facts = gather(sources, measure_wording(sources, params.seed))
     sheets: dict[str, Image.Image | None] = {
         "before-after": illustrate.before_after(sources, params.sheet_images, params.seed),
-        "regions": illustrate.annotated(sources, params.region_images, params.seed, draw_regions),
         "captions": caption_sheet(sources, params.region_images, params.seed),
     }
     if sources.restyled and sources.screened:
         sheets["rejects"] = reject_sheet(sources.restyled, sources.screened, seed=params.seed)
+    if sources.restyled and sources.annotated:
+        both, seed = (sources.restyled, sources.annotated), params.seed
+        sheets["regions"] = region_sheet(
+            *both, params.region_images, seed, screened=sources.screened
+        )
+        sheets["refused-boxes"] = refused_sheet(*both, seed=seed)
     if facts.evaluations:
         # Every evaluation shows the same queries, so that they can be compared one by one.
         best = max(facts.evaluations.values(), key=lambda e: e.measures.get("R@1", 0.0))

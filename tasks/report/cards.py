@@ -88,12 +88,6 @@ def dataset_card(facts: Facts) -> str:
         "language_creators": ["machine-generated"],
         "tags": ["text-based-person-retrieval", "synthetic", "person-re-identification"],
     }
-    regions = ""
-    if facts.regions:
-        r = facts.regions
-        refused = sum(r.refused.values())
-        regions = f"{r.phrases:,} phrases and {r.regions:,} regions on {r.pictures:,} pictures"
-        regions += f"; {refused:,} boxes refused" if refused else ""
     restyle = facts.tables.get("restyle")
     return _render(
         "dataset_card.md.jinja",
@@ -116,7 +110,7 @@ def dataset_card(facts: Facts) -> str:
             )
             for name, table in facts.tables.items()
         ],
-        regions=regions,
+        regions=_annotation(facts),
         settings=_flat(restyle.meta) if restyle else [],
         splits=[
             (name, split, _count(check.people[split]), f"{n:,}", f"{check.captions[split]:,}")
@@ -129,6 +123,22 @@ def dataset_card(facts: Facts) -> str:
         gap_content=gap.told(facts.gap) if facts.gap else "",
         ethics=ETHICS,
     )
+
+
+def _annotation(facts: Facts) -> str:
+    """Phrases and regions in numbers and how they were found; empty without any."""
+    counts = facts.regions
+    if counts is None:
+        return ""
+    said = (
+        f"{counts.phrases:,} phrases and {counts.regions:,} regions on {counts.pictures:,} pictures"
+    )
+    if counts.phrases:
+        said += f"; {counts.found / counts.phrases:.1%} of the phrases have a region"
+    if counts.refused:
+        why = ", ".join(f"{_cell(reason)}: {n:,}" for reason, n in counts.refused.items())
+        said += f"; {sum(counts.refused.values()):,} boxes refused ({why})"
+    return " ".join(filter(None, (f"{said}.", _cell(counts.how()))))
 
 
 def _making(facts: Facts, sources: Sequence[str]) -> str:

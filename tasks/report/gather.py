@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
 from tasks.errors import PedAlignError
@@ -22,6 +21,7 @@ from tasks.report.choices import Chosen, Run, read_chosen, read_epochs
 from tasks.report.figures import Curve, Epochs
 from tasks.report.gap import Gap, read_gap
 from tasks.report.records import MEASURES, read_json, settings
+from tasks.report.region_tally import Regions, tally_regions
 from tasks.report.rejects import Tally, tally
 from tasks.report.splits import SplitCheck, check_splits
 from tasks.schemas import OK
@@ -151,17 +151,6 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class Regions:
-    """The annotation in numbers."""
-
-    pictures: int
-    phrases: int
-    regions: int
-    refused: Mapping[str, int]
-    """Boxes refused by reason."""
-
-
-@dataclass(frozen=True)
 class Facts:
     """Everything that the page and the cards say."""
 
@@ -235,7 +224,7 @@ def gather(sources: Sources, wording: Wording | None = None) -> Facts:
         sources=sources,
         tables={name: _table(path) for name, path in sources.tables.items()},
         splits={path.name: check_splits(path) for path in sources.ingested},
-        regions=_regions(sources.annotated) if sources.annotated else None,
+        regions=tally_regions(sources.annotated) if sources.annotated else None,
         evaluations={path.name: read_evaluation(path) for path in sources.evaluations},
         chosen={
             path.name: chosen
@@ -283,20 +272,6 @@ def _screen_outcomes(folder: Path) -> dict[str, int]:
             slug = error if status != OK else OK if keep else reason
             counts[str(slug or "no reason given").split(":", 1)[0].split("+", 1)[0]] += 1
     return dict(sorted(counts.items()))
-
-
-def _regions(folder: Path) -> Regions:
-    pictures = phrases = regions = 0
-    refused: Counter[str] = Counter()
-    for table in iter_tables(folder, ["phrases", "regions", "rejected", "status"], verify=False):
-        table = table.filter(pc.equal(table["status"], OK))
-        pictures += table.num_rows
-        phrases += pc.sum(pc.list_value_length(table["phrases"])).as_py() or 0
-        regions += pc.sum(pc.list_value_length(table["regions"])).as_py() or 0
-        reasons = pc.struct_field(pc.list_flatten(table["rejected"]), "reason")
-        for entry in pc.value_counts(reasons).to_pylist():
-            refused[str(entry["values"]).split(":", 1)[0]] += entry["counts"]
-    return Regions(pictures, phrases, regions, dict(sorted(refused.items())))
 
 
 def read_evaluation(folder: Path) -> Evaluation:

@@ -7,7 +7,6 @@ Only the rows that are shown are read.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -17,17 +16,16 @@ import pyarrow.parquet as pq
 from tasks.images import ImageError, decode
 from tasks.lookup import Row, fetch, fetch_any, sample
 from tasks.report.sheets import (
-    Captioned,
     RankedImage,
     RankList,
     SheetRow,
-    captioned_grid,
     contact_sheet,
     rank_sheet,
 )
 from tasks.shards import item_seed
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from PIL import Image
@@ -35,9 +33,6 @@ if TYPE_CHECKING:
     from tasks.report.gather import Evaluation, Sources
 
 log = logging.getLogger(__name__)
-
-DrawRegions = Callable[["Image.Image", Mapping[str, Any]], "Image.Image"]
-"""Draws an annotated row's regions on its picture: `tasks.overlays.draw_regions`."""
 
 Query = tuple[str, str]
 """uid of the image that a query was written for, and the query."""
@@ -95,31 +90,6 @@ def before_after(sources: Sources, count: int, seed: int) -> Image.Image | None:
         detail = "other people, as the target's cameras see them"
         rows.append(SheetRow("target", detail, [picture(real[uid]) for uid in names]))
     return contact_sheet(rows)
-
-
-def annotated(
-    sources: Sources, count: int, seed: int, draw: DrawRegions | None
-) -> Image.Image | None:
-    """Pictures with the regions that were found for the phrases of their captions."""
-    if sources.annotated is None or sources.restyled is None or draw is None:
-        return None
-    uids = sample(sources.annotated, 4 * count, seed, "regions")
-    if sources.screened is not None:
-        kept = fetch(sources.screened, uids, ["keep"])
-        uids = [uid for uid in uids if kept.get(uid, {}).get("keep")]
-    entries = fetch(sources.annotated, uids, ["caption", "phrases", "regions", "rejected"])
-    # Rows without a region stay in, but behind: a sheet of bare pictures would show nothing.
-    uids = sorted(uids, key=lambda uid: not entries[uid]["regions"])[:count]
-    images = fetch(sources.restyled, uids, ["image"])
-    items = []
-    for uid in uids:
-        entry, image = entries[uid], picture(images.get(uid))
-        drawn = draw(image, entry) if image is not None else None
-        found = len({region["phrase"] for region in entry["regions"]})
-        items.append(
-            Captioned(drawn, entry["caption"], f"{found} of {len(entry['phrases'])} phrases found")
-        )
-    return captioned_grid(items, columns=6) if items else None
 
 
 def choose_queries(evaluation: Evaluation, count: int, seed: int) -> list[Query]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import jinja2
 
 from tasks.disk import size_text
-from tasks.report import choices, figures, gap, wording
+from tasks.report import choices, figures, gap, regions, wording
 from tasks.report.gather import Facts
 from tasks.report.parts import Grid, Picture, Section, Tile
 from tasks.report.records import MEASURES
@@ -35,13 +35,13 @@ def build(facts: Facts, pictures: Mapping[str, bytes]) -> list[Section]:
     Args:
         facts: The numbers.
         pictures: PNG by name, for those sheets that could be made: ``before-after``, ``rejects``,
-            ``captions``, ``regions`` and ``ranks-EVALUATION``.
+            ``captions``, ``regions``, ``refused-boxes`` and ``ranks-EVALUATION``.
 
     Returns:
         Sections with numbered figures and tables.
     """
     sections = [_look(pictures), gap.section(facts.gap), _screening(facts, pictures)]
-    sections += [wording.section(facts.wording, pictures), _regions(facts, pictures)]
+    sections += [wording.section(facts.wording, pictures), regions.section(facts.regions, pictures)]
     sections += [_retrieval(facts, pictures), _training(facts), _data(facts), _cost(facts)]
     sections = [section for section in sections if section.parts]
     figure, table = itertools.count(1), itertools.count(1)
@@ -80,36 +80,6 @@ def _screening(facts: Facts, pictures: Mapping[str, bytes]) -> Section:
         text = "Refused pictures by reason; the first row is of those that were kept."
         section.parts.append(Picture("rejects", text, pictures["rejects"], photos=True))
     return section
-
-
-def _regions(facts: Facts, pictures: Mapping[str, bytes]) -> Section:
-    section = Section("Regions", "The phrases of a caption and where they were found.")
-    if "regions" in pictures:
-        text = "Annotated pictures: a box for every phrase that was found, with its confidence."
-        section.parts.append(Picture("regions", text, pictures["regions"], photos=True))
-    if facts.regions:
-        r = facts.regions
-        rows = [
-            ("annotated pictures", f"{r.pictures:,}", ""),
-            ("phrases", f"{r.phrases:,}", _per(r.phrases, r.pictures)),
-            ("regions kept", f"{r.regions:,}", _per(r.regions, r.pictures)),
-        ]
-        rows += [
-            (f"boxes refused: {k}", f"{n:,}", _per(n, r.pictures)) for k, n in r.refused.items()
-        ]
-        section.parts.append(
-            Grid(
-                "Phrases and boxes of the annotated set.",
-                ("", "count", "a picture"),
-                rows,
-                narrow=True,
-            )
-        )
-    return section
-
-
-def _per(part: int, whole: int) -> str:
-    return f"{part / whole:.2f}" if whole else "–"
 
 
 def _retrieval(facts: Facts, pictures: Mapping[str, bytes]) -> Section:

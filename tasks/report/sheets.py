@@ -1,4 +1,4 @@
-"""Sheets of pictures: before and after, regions, rank lists. Pillow in, Pillow out.
+"""Sheets of pictures: before and after, rank lists. Pillow in, Pillow out.
 
 A sheet is drawn at twice the size at which it is shown, so that it stays sharp on any screen.
 Right and wrong are told by a mark as well as by colour, for readers who do not tell green from
@@ -7,19 +7,17 @@ red.
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING
 
-from matplotlib import font_manager
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from tasks.lettering import INK, MUTED, font, wrap
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-INK = "#1c2128"
-MUTED = "#6b7280"
 LINE = "#e3e6ea"
 EMPTY = "#f1f3f5"
 RIGHT = "#15924b"
@@ -31,53 +29,6 @@ HEIGHT = 280
 """Height of one picture in a sheet, pixels; `cell_for` chooses the width."""
 GAP = 14
 MARGIN = 24
-
-
-@functools.cache
-def font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """The sheets' typeface: DejaVu Sans, which Matplotlib brings, so it is the same everywhere."""
-    weight = "bold" if bold else "normal"
-    path = font_manager.findfont(font_manager.FontProperties(family="DejaVu Sans", weight=weight))
-    return ImageFont.truetype(path, size)
-
-
-def wrap(text: str, width: int, size: int, lines: int) -> list[str]:
-    """Break a text into lines that fit.
-
-    Args:
-        text: Any text; a word wider than the line is cut.
-        width: Room, pixels.
-        size: Type size, pixels.
-        lines: Most lines; the last one ends in an ellipsis where the text goes on.
-
-    Returns:
-        The lines.
-    """
-    measure = font(size).getlength
-    out: list[str] = []
-    line = ""
-    for word in text.split():
-        while measure(word) > width and len(word) > 1:
-            fits = next(
-                n for n in range(len(word) - 1, 0, -1) if n == 1 or measure(word[:n]) <= width
-            )
-            if line:
-                out.append(line)
-                line = ""
-            out.append(word[:fits])
-            word = word[fits:]
-        longer = f"{line} {word}".strip()
-        if line and measure(longer) > width:
-            out.append(line)
-            longer = word
-        line = longer
-    out += [line] if line else []
-    if len(out) > lines:
-        last = out[lines - 1]
-        while last and measure(last + "…") > width:
-            last = last[:-1]
-        out = [*out[: lines - 1], last.rstrip(" ,.") + "…"]
-    return out
 
 
 def fit(image: Image.Image | None, size: tuple[int, int]) -> Image.Image:
@@ -136,48 +87,13 @@ def contact_sheet(rows: Sequence[SheetRow], height: int = HEIGHT) -> Image.Image
     draw = ImageDraw.Draw(sheet)
     for r, row in enumerate(rows):
         y = MARGIN + r * (cell[1] + GAP)
-        draw.text((MARGIN, y), row.title, INK, font(28, bold=True))
+        title = font(28, bold=True)
+        narrow = min(1.0, (label - GAP) / max(title.getlength(row.title), 1))
+        draw.text((MARGIN, y), row.title, INK, font(int(28 * narrow), bold=True))
         for n, line in enumerate(wrap(row.detail, label - 20, 22, min(7, lines))):
             draw.text((MARGIN, y + 44 + 29 * n), line, MUTED, font(22))
         for c, image in enumerate(row.images):
             sheet.paste(fit(image, cell), (MARGIN + label + c * (cell[0] + GAP), y))
-    return sheet
-
-
-@dataclass(frozen=True)
-class Captioned:
-    """A picture with the text that stands under it."""
-
-    image: Image.Image | None
-    text: str
-    detail: str = ""
-
-
-def captioned_grid(items: Sequence[Captioned], columns: int, height: int = 420) -> Image.Image:
-    """Draw pictures in a grid, each with its text below.
-
-    The height is that of the drawn regions, so that their labels are shown at their own size.
-    """
-    rows = max(1, -(-len(items) // columns))
-    columns = min(columns, max(1, len(items)))
-    shape = cell_for((item.image for item in items), height)
-    cell = (max(shape[0], 200), height)
-    text_lines, leading = 5, 21
-    step = (cell[0] + GAP, cell[1] + 24 + (text_lines + 1) * leading + GAP)
-    sheet = Image.new(
-        "RGB",
-        (2 * MARGIN + columns * step[0] - GAP, 2 * MARGIN + rows * step[1] - 2 * GAP),
-        PAPER,
-    )
-    draw = ImageDraw.Draw(sheet)
-    for n, item in enumerate(items):
-        x, y = MARGIN + (n % columns) * step[0], MARGIN + (n // columns) * step[1]
-        sheet.paste(fit(item.image, cell), (x, y))
-        y += cell[1] + 12
-        for line in wrap(item.text, cell[0], 16, text_lines):
-            draw.text((x, y), line, INK, font(16))
-            y += leading
-        draw.text((x, y + 2), item.detail, MUTED, font(14))
     return sheet
 
 

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
 from tasks.diversity import Counting, Diversity, at_equal_size, covered, words_of
+from tasks.lettering import INK, MUTED, font, wrap
 from tasks.lookup import fetch, sample
 from tasks.report import figures, sheets
 from tasks.report.illustrate import picture
@@ -272,7 +273,7 @@ def caption_sheet(sources: Sources, count: int, seed: int) -> Image.Image | None
             sheet.paste(sheets.fit(images[n], (width, shape[1])), (x, y))
             y += shape[1] + 10
             for line, colour in texts[n]:
-                draw.text((x, y), line, colour, sheets.font(_SIZE))
+                draw.text((x, y), line, colour, font(_SIZE))
                 y += leading
         top += height + 2 * sheets.GAP
     return sheet
@@ -283,12 +284,12 @@ def _told(old: Row, new: Row, width: int) -> list[tuple[str, str]]:
     before = list(old["captions"] or ()) or [old["prompt"]]
     lines: list[tuple[str, str]] = []
     for text in before[:2]:
-        lines += [(line, sheets.MUTED) for line in sheets.wrap(text, width, _SIZE, _LINES)]
-        lines.append(("", sheets.MUTED))
+        lines += [(line, MUTED) for line in wrap(text, width, _SIZE, _LINES)]
+        lines.append(("", MUTED))
     styles = new["styles"] or [""] * len(new["captions"])
     several = len(set(styles)) > 1
     for text, style in zip(new["captions"], styles, strict=True):
         said = f"[{style}] {text}" if several else text
-        lines += [(line, sheets.INK) for line in sheets.wrap(said, width, _SIZE, _LINES)]
-        lines.append(("", sheets.INK))
+        lines += [(line, INK) for line in wrap(said, width, _SIZE, _LINES)]
+        lines.append(("", INK))
     return lines[:-1]

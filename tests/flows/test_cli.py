@@ -12,7 +12,9 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 from tasks.errors import PedAlignError
+from tasks.sda import KEYS
 from tests.golden import write_golden
+from tests.sda import write
 from tests.second_model import VOCAB, Size, new_weights
 
 runner = CliRunner()
@@ -38,6 +40,7 @@ def test_phrases_are_json_with_spans_that_reproduce_the_text(tmp_path: Path) -> 
         (["phrases"], "both or none"),
         (["phrases", "--file", "absent.txt"], "absent.txt"),
         (["export", "--to", "coco", "--out", "x"], "cuhk"),
+        (["export-sda", "x", "--data", "absent"], "dvc repro annotate"),
         (["search", "a man", "--index", "absent"], "pedalign index"),
         (["index", "absent", "--model", "absent"], "absent"),
         (["annotate", "absent.jpg", "a man"], "absent.jpg"),
@@ -51,6 +54,23 @@ def test_a_mistake_says_what_to_do(arguments: list[str], named: str) -> None:
     assert isinstance(done.exception, PedAlignError)
     assert named in str(done.exception)
     assert done.exception.remedy
+
+
+def test_a_set_is_handed_on_as_released(tmp_path: Path) -> None:
+    write(tmp_path / "data", 12)
+    out = tmp_path / "out"
+    arguments = ["export-sda", str(out), "--data", str(tmp_path / "data")]
+    done = runner.invoke(app, [*arguments, "--entries-per-file", "7"])
+    assert done.exit_code == 0, done.output
+    assert done.stdout.startswith("10 pairs")
+    assert "left out, truncated: 1" in done.stdout
+    files = [json.loads((out / f"sda_{n}.json").read_text(encoding="utf-8")) for n in range(2)]
+    assert [len(entries) for entries in files] == [7, 3]
+    assert all(tuple(entry) == KEYS for entries in files for entry in entries)
+    assert all((out / entry["image"]).is_file() for entries in files for entry in entries)
+    again = runner.invoke(app, arguments)
+    assert "exists already" in str(again.exception)
+    assert runner.invoke(app, [*arguments, "--entries-per-file", "0"]).exit_code == 2
 
 
 def test_parity_prints_a_line_a_quantity_and_exits_by_the_result(tmp_path: Path) -> None:

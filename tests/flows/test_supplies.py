@@ -92,7 +92,7 @@ def test_the_error_names_all_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_every_watched_model_folder_is_looked_for() -> None:
-    data = {"adapt", "restyle", "dad", "pretrain_images", "pretrain_annotations"}
+    data = {"adapt", "restyle", "dad", "pretrain_images", "pretrain_annotations", "words"}
     assert set(Inputs.__dataclass_fields__) - data == set(MODELS)
 
 

@@ -14,7 +14,14 @@ FOLDERS = sorted(p.parent for p in (ROOT / "models" / "tiny").glob("*/training.j
 
 
 def test_every_model_of_the_default_has_its_record() -> None:
-    assert {f.name for f in FOLDERS} == {"bert", "captioner", "diffusion", "poser", "swin"}
+    assert {f.name for f in FOLDERS} == {
+        "bert",
+        "captioner",
+        "diffusion",
+        "poser",
+        "regions",
+        "swin",
+    }
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda f: f.name)

@@ -72,7 +72,8 @@ def annotations(shards) -> Path:
         caption = row["captions"][0]
         words = caption.split()
         texts = [] if at == 5 else [f"a {words[4]} shirt", f"{words[7]} trousers"]
-        phrase = {"start": 0, "end": 1, "head": "", "group": "", "colours": []}
+        phrase = {"start": 0, "end": 1, "head": "", "group": ""}
+        phrase |= {"colours": [], "attributes": []}
         boxes = [[0.5, 0.25, 0.9, 0.4], [0.5, 0.75, 0.9, 0.4]]
         rows.append(
             {

@@ -90,7 +90,7 @@ def tables(tmp_path_factory):
             {
                 "uid": uid_of(n), "caption": f"A «new» caption {n}", "rejected": [], **later,
                 "phrases": [{"text": "caption", "start": 8, "end": 15, "head": "caption",
-                             "group": "upper", "colours": []}],
+                             "group": "upper", "colours": [], "attributes": []}],
                 "regions": [{"phrase": 0, "box": [0.5, 0.25, 0.5, 0.5], "score": 0.75}],
             }
         )  # fmt: skip
@@ -173,10 +173,12 @@ def test_webdataset_layout_is_read_by_the_library_and_reproducible(tables, tmp_p
 
 
 def test_sda_layout_reads_back_as_the_regions_that_were_annotated(tables, tmp_path):
-    export(tables, to="sda", out=tmp_path / "out")
-    entries = json.loads((tmp_path / "out" / "sda.json").read_text(encoding="utf-8"))
+    done = export(tables, to="sda", out=tmp_path / "out")
+    assert [path.name for path in tmp_path.glob("out/*.json")] == ["sda_0.json"]
+    entries = json.loads((tmp_path / "out" / "sda_0.json").read_text(encoding="utf-8"))
     assert [entry["image_id"] for entry in entries] == list(range(COUNT - 3))
-    assert all((tmp_path / "out" / "imgs" / entry["image"]).exists() for entry in entries)
+    assert all((tmp_path / "out" / entry["image"]).exists() for entry in entries)
+    assert (done.captions, done.counts["regions"]) == (COUNT - 3, COUNT - 3)
     back = from_sda(entries[7])
     assert back["regions"] == [{"phrase": 0, "box": [0.5, 0.25, 0.5, 0.5], "score": 0.75}]
     assert [(p["text"], p["start"], p["end"]) for p in back["phrases"]] == [("caption", 8, 15)]
@@ -185,7 +187,7 @@ def test_sda_layout_reads_back_as_the_regions_that_were_annotated(tables, tmp_pa
 LAYOUTS = {
     "cuhk": {"format": "cuhk-pedes", "annotation": "reid_raw.json", "images": "imgs"},
     "folder": {"format": "folder", "annotation": "captions.jsonl"},
-    "sda": {"format": "sda", "annotation": "sda.json", "images": "imgs"},
+    "sda": {"format": "sda", "annotation": "sda_0.json"},
 }
 
 

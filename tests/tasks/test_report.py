@@ -82,7 +82,7 @@ def data(tmp_path_factory):
         annotated.append(
             {"uid": uid, "caption": EVIL, "status": row["status"], "error": row["error"],
              "phrases": [{"text": "a man", "start": 0, "end": 5, "head": "man", "group": "person",
-                          "colours": []}],
+                          "colours": [], "attributes": []}],
              "regions": [{"phrase": 0, "box": [0.5, 0.5, 1, 1], "score": 0.5}] if n % 2 else [],
              "rejected": [{"phrase": 0, "box": [0.5, 0.5, 1, 1], "score": 0.4,
                            "reason": "large: 1.0"}]}
@@ -170,15 +170,10 @@ def write_evaluation(folder, test, shift):
     (folder / "metrics.json").write_text(json.dumps(body))
 
 
-def draw(image, entry):
-    assert entry["phrases"][0]["text"] == "a man"
-    return image
-
-
 @pytest.fixture(scope="module")
 def out(data, tmp_path_factory):
     out = tmp_path_factory.mktemp("report")
-    report(PARAMS, Sources.under(data, data / "timings"), out, draw_regions=draw)
+    report(PARAMS, Sources.under(data, data / "timings"), out)
     return out
 
 
@@ -214,12 +209,12 @@ def test_page_numbers_its_figures_and_describes_every_picture(out):
     numbers = [int(n) for n in re.findall(r"<b>Figure (\d+)</b>", text)]
     assert numbers == list(range(1, len(numbers) + 1))
     page = Page(text)
-    assert len(page.images) == len(numbers) == 11
+    assert len(page.images) == len(numbers) == 14
     assert all(image["alt"] for image in page.images)
     files = {path.stem for path in out.glob("*.png")}
     assert files == {
-        "before-after", "arms", "rejects", "wording", "regions", "cmc", "ranks-direct",
-        "ranks-finetuned", "losses", "counts", "timings",
+        "before-after", "arms", "rejects", "wording", "regions", "region-counts", "refused-boxes",
+        "phrase-words", "cmc", "ranks-direct", "ranks-finetuned", "losses", "counts", "timings",
     }  # fmt: skip
 
 
@@ -232,9 +227,17 @@ def test_page_and_cards_say_that_the_world_is_drawn(out):
 
 def test_same_inputs_give_the_same_bytes(data, out, tmp_path):
     sources = Sources.under(data, data / "timings")
-    report(PARAMS, sources, tmp_path, draw_regions=draw)
+    report(PARAMS, sources, tmp_path)
     for path in out.iterdir():
         assert (tmp_path / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_the_card_counts_regions(out):
+    card = (out / "dataset_card.md").read_text(encoding="utf-8")
+    assert (
+        "Annotation: 11 phrases and 6 regions on 11 pictures; 54.5% of the phrases have a region; "
+        "11 boxes refused (large: 11).\n" in card
+    )
 
 
 def test_the_gap_is_on_the_page_and_on_the_card(out):

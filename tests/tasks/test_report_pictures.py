@@ -4,8 +4,6 @@ import io
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from tasks.disk import size_text
@@ -27,7 +25,6 @@ from tasks.report.sheets import (
     SheetRow,
     contact_sheet,
     rank_sheet,
-    wrap,
 )
 
 
@@ -50,16 +47,13 @@ def test_contact_sheet_shows_missing_pictures_as_such():
     assert (241, 243, 245) in colours
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.text(max_size=300), st.integers(40, 400), st.integers(1, 5))
-def test_wrapped_text_fits_and_loses_nothing_but_its_end(text, width, lines):
-    found = wrap(text, width, 16, lines)
-    assert len(found) <= lines
-    whole = "".join("".join(found).split())
-    given_text = "".join(text.split())
-    if found and found[-1].endswith("…"):
-        whole = whole[:-1]
-    assert given_text.startswith(whole)
+def test_a_long_title_stays_beside_the_pictures():
+    blue = Image.new("RGB", (100, 200), "blue")
+    sheet = contact_sheet([SheetRow("an uncommonly long title of a row", "", [blue])])
+    left = 24 + 236  # margin and room for the title
+    assert (0, 0, 255) in {colour for _, colour in sheet.getcolors(1 << 20)}
+    strip = sheet.crop((left - 8, 0, left, sheet.height))
+    assert strip.getcolors() == [(8 * sheet.height, (255, 255, 255))]
 
 
 def test_moving_mean_by_hand():
