@@ -131,7 +131,7 @@ def main() -> None:
     one.set_defaults(run=world)
     two = commands.add_parser("photos", help=photos.__doc__)
     two.add_argument("root", type=Path, nargs="?", default=Path("data/raw/photos"))
-    two.add_argument("--folds", type=int, default=10)
+    two.add_argument("--folds", type=int, default=5)
     two.set_defaults(run=photos)
     for command in (one, two):
         command.add_argument("--draw", type=Path, help="folder for charts and sheets")

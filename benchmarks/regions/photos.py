@@ -25,7 +25,8 @@ from benchmarks.regions.measures import RIGHT, Answers, Floats, Groups, interval
 from models.regions.body import BodyProposer
 from models.regions.proposals import Proposals, Query, RegionProposer
 from tasks.annotate.finding import query_of
-from tasks.base.regions import IMAGES, fit, fit_frame, measure, photo_examples, world_examples
+from tasks.base.regions import fit, fit_frame, measure
+from tasks.base.scenes import IMAGES, absent_examples, photo_examples, world_examples
 from tasks.images import decode
 from tasks.ingest.photos import colour_name
 from tasks.phrases import load_parser, parse
@@ -100,17 +101,18 @@ def fitted_without(root: Path, images: int = IMAGES) -> Refit:
         root: The photos' folder, as for `Photos.load`.
         images: Drawings of the world to fit on.
     """
-    drawn = world_examples(images)
-    frame = fit_frame(drawn)  # of the world alone
-    world, seen = measure(drawn, frame), measure(photo_examples(root), frame)
+    drawn, absent, all_photos = world_examples(images), absent_examples(), photo_examples(root)
 
     def refit(which: NDArray[np.int64]) -> RegionProposer:
-        return BodyProposer(fitted=fit(world, [seen[i] for i in which], frame))
+        photos = [all_photos[i] for i in which]
+        frame = fit_frame(drawn, photos)
+        world, seen, nothing = (measure(each, frame) for each in (drawn, photos, absent))
+        return BodyProposer(fitted=fit(world, seen, frame, nothing))
 
     return refit
 
 
-def cross_validated(photos: Photos, refit: Refit, folds: int = 10) -> Answers:
+def cross_validated(photos: Photos, refit: Refit, folds: int = 5) -> Answers:
     """Answer every photo by a proposer that was fitted without it.
 
     Args:

@@ -21,21 +21,18 @@ from numpy.typing import NDArray
 from benchmarks.regions.measures import Answers, Floats
 from models.regions.proposals import Query, RegionProposer
 from tasks.annotate.finding import query_of
+from tasks.base.scenes import placed
 from tasks.phrases import Phrase, load_parser, parse
 from tasks.world.attributes import Person, sample_resident
-from tasks.world.backgrounds import background, obstacle
 from tasks.world.captions import compose
-from tasks.world.drawing import Drawing, draw
-
-# The camera alone, after something else has been put in front of it.
-from tasks.world.looks import SOURCE, TARGET_CAMERAS, Look, _camera, random_look, render
+from tasks.world.drawing import Box
+from tasks.world.looks import SOURCE, TARGET_CAMERAS, Look, random_look, render
 
 STREAM = 20261121
 SCALE = (0.70, 1.0)
 SHIFT = 0.15
 SIZE = (192, 96)
 
-Box = tuple[float, float, float, float]
 Drawer = Callable[[Person, Look, np.random.Generator], tuple[NDArray[np.uint8], dict[str, Box]]]
 
 
@@ -50,45 +47,8 @@ def as_drawn(
 def moved(
     person: Person, look: Look, rng: np.random.Generator
 ) -> tuple[NDArray[np.uint8], dict[str, Box]]:
-    """A picture whose person stands elsewhere and is smaller, and the true boxes.
-
-    Args:
-        person: Who.
-        look: Camera and place.
-        rng: Source of all randomness.
-
-    Returns:
-        uint8 (192, 96, 3), and part -> (cx, cy, w, h), cut at the picture's border.
-    """
-    height, width = SIZE
-    scale = rng.uniform(*SCALE)
-    window = round(height * scale), round(width * scale)
-    top = round(rng.uniform(0, height - window[0]))
-    left = round((width - window[1]) / 2 + rng.uniform(-SHIFT, SHIFT) * width)
-    margin = round(SHIFT * width) + 1  # the window may reach out of the picture
-    place = look.places[int(rng.integers(len(look.places)))]
-    pixels = background(place, rng, (height, width + 2 * margin), look.softness).copy()
-    at = (slice(top, top + window[0]), slice(left + margin, left + margin + window[1]))
-    front = obstacle(rng, window) if rng.random() < look.clutter else []
-    pitch = max(0.0, look.pitch + float(rng.uniform(-4, 4))) if look.pitch > 0 else 0.0
-    drawing = draw(person, rng, window, backdrop=pixels[at], pitch=pitch, foreground=front)
-    pixels[at] = drawing.pixels
-    pixels = _camera(pixels[:, margin : margin + width], look, rng)
-    return pixels, _boxes(drawing, window, (top, left))
-
-
-def _boxes(drawing: Drawing, window: tuple[int, int], at: tuple[int, int]) -> dict[str, Box]:
-    """Boxes of a window's drawing in the picture, without what lies outside."""
-    (height, width), (top, left) = SIZE, at
-    out: dict[str, Box] = {}
-    for part, (cx, cy, w, h) in drawing.boxes.items():
-        low = np.array([cx - w / 2, cy - h / 2]) * window[::-1] + (left, top)
-        high = np.array([cx + w / 2, cy + h / 2]) * window[::-1] + (left, top)
-        low = np.clip(low / (width, height), 0, 1)
-        high = np.clip(high / (width, height), 0, 1)
-        if (high > low).all():
-            out[part] = (*((low + high) / 2).tolist(), *(high - low).tolist())
-    return out
+    """A picture whose person stands elsewhere and is smaller, and the true boxes."""
+    return placed(person, look, rng, SIZE, SCALE, SHIFT)
 
 
 def spoken(person: Person) -> str:

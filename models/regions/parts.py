@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 GRID = (96, 48)
 """Rows and columns of the working grid; images are shrunk to it, whatever their shape."""
 
-_FIGURE_ROUNDS, _VIEW_ROUNDS, _PART_ROUNDS = 2, 2, 2
+_FIGURE_ROUNDS, _VIEW_ROUNDS, _PART_ROUNDS = 3, 2, 2
 _TEMPER = 0.55
 _PART_TEMPER = 1.4
 _COLOUR_WEIGHT = 1.1

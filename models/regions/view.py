@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     Float = NDArray[np.float32]
 
-VIEW = (80, 48)
+VIEW = (96, 56)
 """Rows R and columns C of the normal view; its cells are square."""
 
 CELL = 1.12 / VIEW[0]

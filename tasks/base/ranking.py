@@ -45,8 +45,12 @@ if TYPE_CHECKING:
 _COVER = 60
 """Candidates from the world, from photos and from the layout, before mirroring; of the layout half
 as many."""
-_MOST = 400
+_MOST = 150
 """Phrases of a kind that are taken from the world."""
+_IN_VAIN = 3
+"""Phrases of a kind that are seen, in the world, for one that is not."""
+_IN_VAIN_WEIGHT = 0.25
+"""What one of these counts: captions are mostly right, and confidence should be."""
 _TAU = 0.1
 _PULL = 5.0
 _SURE_PULL = 1.5
@@ -97,6 +101,17 @@ def cases_of(
                 to = photos if n >= drawings else world
                 to.append(Case(one, row, n >= drawings, float(weights[n])))
     return [*world[:_MOST], *photos]
+
+
+def _absent(everything: Sequence[Measured], kind: str) -> list[Case]:
+    """Phrases of a kind that are not seen; some for each `_MOST` that are."""
+    cases = [
+        Case(one, row, photo=False, weight=1.0)
+        for one in everything
+        for row, query in enumerate(one.queries)
+        if kind_of(query.group, query.head) == kind
+    ]
+    return cases[: _MOST // _IN_VAIN]
 
 
 def candidate_boxes(cases: Sequence[Case], kind: str) -> Float:
@@ -231,7 +246,11 @@ def _right(options: Float, cases: Sequence[Case]) -> NDArray[np.bool_]:
 
 
 def fit_kinds(
-    everything: Sequence[Measured], weights: Float, drawings: int, kinds: Sequence[str]
+    everything: Sequence[Measured],
+    weights: Float,
+    drawings: int,
+    kinds: Sequence[str],
+    absent: Sequence[Measured] = (),
 ) -> tuple[dict[str, KindFit], Float, Float]:
     """Fit all kinds, and the confidence in their options.
 
@@ -240,6 +259,7 @@ def fit_kinds(
         weights: How much each counts.
         drawings: How many are drawings.
         kinds: Names of the kinds.
+        absent: Drawings asked for what is not there; to these no answer is right.
 
     Returns:
         The kinds, and the weights of `option_features` for choosing and for the confidence.
@@ -247,6 +267,7 @@ def fit_kinds(
     frame = FrameFit(np.zeros(0, np.float32), 0, np.zeros(0, np.float32), np.zeros(0, np.float32))
     fits: dict[str, KindFit] = {}
     values, right, of_kind, counts = [], [], [], []
+    vain, vain_kind = [], []
     for number, kind in enumerate(kinds):
         cases = cases_of(everything, weights, drawings, kind)
         fits[kind] = fit_kind(cases, kind, frame)
@@ -259,9 +280,19 @@ def fit_kinds(
                 right.append(y)
                 of_kind.append(np.full(len(here), number))
                 counts.append(np.array([case.weight for case in here], np.float32))
+        asked = _absent(absent, kind)
+        if asked and cases:
+            vain.append(_answers(asked, fits[kind], kind, frame)[0])
+            vain_kind.append(np.full(len(asked), number))
     x, y, k, w = (np.concatenate(part) for part in (values, right, of_kind, counts))
     choice, of_choice = _fit_sure(x, y, k, w, len(kinds))
-    sure, of_sure = _fit_sure(x, y, k, np.minimum(w, np.float32(_SURE_MOST)), len(kinds))
+    w = np.minimum(w, np.float32(_SURE_MOST))
+    if vain:
+        more = sum(map(len, vain))
+        x, k = np.concatenate([x, *vain]), np.concatenate([k, *vain_kind])
+        y = np.concatenate([y, np.zeros((more, y.shape[1]), bool)])
+        w = np.append(w, np.full(more, _IN_VAIN_WEIGHT, np.float32))
+    sure, of_sure = _fit_sure(x, y, k, w, len(kinds))
     for number, kind in enumerate(kinds):
         fits[kind] = replace(fits[kind], choice=of_choice[number], sure=of_sure[number])
     return fits, choice, sure
