@@ -4,7 +4,8 @@
 
 Needs a finished ``dvc repro``. Fine-tunes from the published pretraining once a seed (the
 pretraining is the same), evaluates on the target's test split and prints a row a seed, the mean and
-the standard deviation. Finished seeds are kept in ``.cache/seeds`` and not trained again.
+the standard deviation. Finished seeds are kept in ``.cache/seeds``, by pretraining and parameters,
+and not trained again.
 """
 
 from __future__ import annotations
@@ -12,13 +13,15 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from tasks.evaluate.run import EvaluationRun, evaluate
 from tasks.finetune import FinetuneParams, finetune
 from tasks.params import PARAMS_FILE, read_section
+from tasks.provenance import computation_key, folder_digest
 from tasks.runtime import cache_root, device, use_machine
+from tasks.shards import read_manifest
 
 PRETRAINED = Path("data/checkpoints/pretrain")
 NAMES = ("R1", "R5", "R10", "mAP", "mINP")
@@ -44,7 +47,14 @@ def main() -> None:
     rows = []
     for seed in range(arguments.seeds):
         seeded = replace(section, training=replace(section.training, seed=seed))
-        folder = cache_root() / "seeds" / str(seed)
+        key = computation_key(
+            "seeds",
+            inputs=[read_manifest(images).digest],
+            params={"finetune": asdict(seeded), "evaluate": asdict(run)},
+            revisions={"start": folder_digest(PRETRAINED)},
+            device=device().type,
+        )
+        folder = cache_root() / "seeds" / key
         if not (folder / "result.json").exists():
             folder.mkdir(parents=True, exist_ok=True)
             checkpoint = finetune(PRETRAINED, seeded, folder, device())
