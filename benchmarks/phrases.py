@@ -27,10 +27,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import spacy
 
+from benchmarks.phrase_scoring import Score, read_labels, score_styles
 from tasks.phrases import EMBEDDED, Phrase, load_parser, parse
 from tasks.phrases.chunking import said_of
 from tasks.phrases.lexicon import GROUP_OF
-from tasks.phrases.scoring import Score, read_labels, score_styles
 from tasks.world.attributes import sample_person
 from tasks.world.captions import describe
 

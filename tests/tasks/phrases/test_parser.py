@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import spacy
 
+from benchmarks.phrase_scoring import read_labels, score_styles
 from tasks.errors import PedAlignError
 from tasks.phrases import GROUPS, KINDS, embedded_parser, load_parser, parse, phrases_of
 from tasks.phrases.chunking import colours_of
 from tasks.phrases.lexicon import GROUP_OF, TAG_OF, TAGS, correct, unglued
-from tasks.phrases.scoring import read_labels, score_styles
 from tasks.phrases.spelling import Spelling, one_slip
 
 DATA = Path(__file__).parents[2] / "data"
