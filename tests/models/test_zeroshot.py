@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from transformers import (
@@ -133,6 +133,7 @@ def test_places_number_the_values_of_each_attribute() -> None:
             places(sizes)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=6), st.integers(0, 2**32 - 1))
 def test_attributes_do_not_know_of_each_other(sizes: list[int], seed: int) -> None:
     """Any attributes: as if each were asked alone, and indifferent to a bias of all prompts."""
