@@ -27,6 +27,7 @@ from tasks.caption.describing import load_captioner
 from tasks.caption.parameters import AttributesParams, CaptionParams
 from tasks.caption.seeing import AttributeReader, load_reader
 from tasks.caption.shard import caption_table
+from tasks.caption.vocabulary import read_vocabulary
 from tasks.params import read_section
 from tasks.provenance import computation_key, model_revision
 from tasks.runtime import device
@@ -63,6 +64,8 @@ def revisions_of(section: CaptionParams) -> dict[str, str]:
         return {"captioner": model_revision(section.captioner.model)}
     if section.method == "clip_attributes":
         own = section.clip_attributes
+        # A file that cannot be meant stops the stage here, once, and not in every shard.
+        read_vocabulary(Path(own.attributes))
         return {
             "captioner": model_revision(own.model),
             "attributes": model_revision(own.attributes),

@@ -59,8 +59,8 @@ JOINS = {
 }
 """How two pieces of clothing are named together."""
 
-# Ways to begin. PERSON is the person, named first; LOOKS its modifier, if it has one; CLOTHES what
-# is worn, in one phrase, and STATED the same as statements.
+# Ways to begin. PERSON is the person, named first, with the hair where it stands beside the person;
+# CLOTHES is what is worn, in one phrase, and STATED the same as statements.
 _ACTING = {
     "trailing": "PERSON is {action}, {wearing} CLOTHES.",
     "inside": "PERSON in CLOTHES is {action}.",

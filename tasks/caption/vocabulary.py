@@ -169,7 +169,7 @@ class _Reading:
                     if _BLANK.findall(form) != ["colour"]:
                         self._refuse(
                             where, form, "a pattern has the blank {colour} once",
-                            "write it as in \"{colour} striped\"",
+                            'write it as in "{colour} striped"',
                         )  # fmt: skip
                 self._words(where, [form.replace("{colour}", "colour") for form in forms])
         return Vocabulary(
@@ -191,10 +191,8 @@ class _Reading:
                 "remove them: the templates bring those of the others",
             )  # fmt: skip
         values = (
-            *itertools.starmap(
-                lambda key, one: self._value(name, entry, key, one or ValueEntry()),
-                entry.values.items(),
-            ),
+            *(self._value(name, entry, key, one or ValueEntry())
+              for key, one in entry.values.items()),
             *(value for at, group in enumerate(entry.combine)
               for value in self._product(name, entry, group, f"{where}.combine.{at}")),
         )  # fmt: skip
