@@ -37,7 +37,7 @@ from tasks.caption.vocabulary import (
 )
 from tasks.caption.writing import Writer
 from tasks.phrases import Phrase, load_parser, parse
-from tasks.phrases.lexicon import COLOUR_BASE
+from tasks.phrases.chunking import COLOUR_BASE
 from tasks.provenance import ROOT
 
 LOADED: dict[str, Any] = YAML(typ="safe", pure=True).load(
