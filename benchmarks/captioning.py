@@ -23,7 +23,8 @@ import pyarrow.parquet as pq
 
 from models.captioner import Captioner, Decoding
 from tasks.base.captioner import read_caption
-from tasks.caption import CaptionParams, load_captioner
+from tasks.caption.describing import load_captioner
+from tasks.caption.parameters import CaptionParams
 from tasks.diversity import Diversity, measure
 from tasks.images import decode
 from tasks.lookup import Row, fetch, sample
@@ -91,18 +92,18 @@ def main() -> None:
     )
     args = parser.parse_args()
     section = read_section(CaptionParams, "caption")
-    captioner = load_captioner(section.model, device())
+    captioner = load_captioner(section.captioner.model, device())
     rows = chosen(args.data, args.pictures)
     for row in rows:
         row["pixels"] = np.asarray(decode(row.pop("image")))
-    print(f"{section.model} on {len(rows)} pictures; all but seconds in percent\n")
+    print(f"{section.captioner.model} on {len(rows)} pictures; all but seconds in percent\n")
     head = ["captions", "s per 1,000", "distinct-1", "distinct-2", "distinct-3", "repeated"]
     head += ["same twice", *(name.replace("_", " ") for name in NAMED)]
     print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")
     old = [row["captions"][0] for row in rows]
     print(line("as they came", "", measure(old), "", truthful(old, rows)))
     for temperature in args.temperatures:
-        way = Decoding(temperature=temperature, max_new_tokens=section.max_new_tokens)
+        way = Decoding(temperature=temperature, max_new_tokens=section.captioner.max_new_tokens)
         start = time.process_time()
         first, second = (told(captioner, rows, way, number) for number in range(2))
         seconds = 1000 * (time.process_time() - start) / (2 * len(rows))

@@ -13,10 +13,21 @@ import pyarrow as pa
 from prefect import flow
 
 from flows import windows
-from flows.shards import ShardJob, ShardWork, compute_shards, once_a_worker, shard_store
+from flows.shards import (
+    ShardJob,
+    ShardWork,
+    compute_shards,
+    once_a_device,
+    once_a_worker,
+    shard_store,
+)
 from flows.stage import run
 from models.captioner import Captioner
-from tasks.caption import CaptionParams, caption_table, load_captioner
+from tasks.caption.describing import load_captioner
+from tasks.caption.parameters import AttributesParams, CaptionParams
+from tasks.caption.seeing import AttributeReader, load_reader
+from tasks.caption.shard import caption_table
+from tasks.caption.vocabulary import read_vocabulary
 from tasks.params import read_section
 from tasks.provenance import computation_key, model_revision
 from tasks.runtime import device
@@ -31,20 +42,42 @@ def _captioner(model: str) -> Captioner:
     return load_captioner(model, device())
 
 
+@once_a_device
+def _reader(section: AttributesParams) -> AttributeReader:
+    return load_reader(section, device())
+
+
 def describe(name: str, section: CaptionParams) -> pa.Table:
     """Caption the images of one shard."""
     images = join_side(read_named(IMAGES, name), read_named(SCREENED, name))
-    captioner = _captioner(section.model) if section.method == "captioner" else None
-    return caption_table(images, captioner, section)
+    speaker: Captioner | AttributeReader | None = None
+    if section.method == "captioner":
+        speaker = _captioner(section.captioner.model)
+    elif section.method == "clip_attributes":
+        speaker = _reader(section.clip_attributes)
+    return caption_table(images, speaker, section)
+
+
+def revisions_of(section: CaptionParams) -> dict[str, str]:
+    """What the chosen method reads besides pictures, each with its digest or hub commit."""
+    if section.method == "captioner":
+        return {"captioner": model_revision(section.captioner.model)}
+    if section.method == "clip_attributes":
+        own = section.clip_attributes
+        # A file that cannot be meant stops the stage here, once, and not in every shard.
+        read_vocabulary(Path(own.attributes))
+        return {
+            "captioner": model_revision(own.model),
+            "attributes": model_revision(own.attributes),
+        }
+    return {}
 
 
 @flow
 def caption() -> None:
     """Caption every shard and publish."""
     section = read_section(CaptionParams, "caption")
-    revisions = (
-        {"captioner": model_revision(section.model)} if section.method == "captioner" else {}
-    )
+    revisions = revisions_of(section)
     screened = {shard.name: shard.digest for shard in read_manifest(SCREENED).shards}
     jobs = [
         ShardJob(
@@ -52,7 +85,7 @@ def caption() -> None:
             computation_key(
                 "caption",
                 inputs=[shard.digest, screened.get(shard.name, "")],
-                params=section,
+                params=section.mattering(),
                 revisions=revisions,
                 device=device().type,
             ),

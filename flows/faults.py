@@ -37,7 +37,7 @@ LOWER = {
     "adapt": "adapt.batch in params.yaml",
     "restyle": "batch_size or workers in runtime.yaml",
     "screen": "workers in runtime.yaml",
-    "caption": "caption.batch in params.yaml, or workers in runtime.yaml",
+    "caption": "batch of the method's part of caption in params.yaml, or workers in runtime.yaml",
     "annotate": "annotate.batch in params.yaml, or workers in runtime.yaml",
     "pretrain": "pretrain.training.batch in params.yaml",
     "finetune": "finetune.datasets.{key}.training.batch in params.yaml",

@@ -26,13 +26,15 @@ MODELS = {
     "people": "screen.people",
     "embedder": "screen.embedder",
     "judge": "gap.judge.features",
-    "captioner": "caption.model",
+    "captioner": "caption.{method}.model",
+    "attributes": "caption.{method}.attributes",
     "detector": "annotate.proposer",
     "parser": "annotate.parser",
     "vision": "pretrain.vision",
     "text": "pretrain.text",
 }
-"""Keys of section ``inputs`` that are model folders, and the parameter that names the model."""
+"""Keys of section ``inputs`` that are model folders, or a file of words, and the parameter that
+names it; ``{method}`` is the part of section ``caption`` that its method reads."""
 _WEIGHTS = frozenset({".safetensors", ".bin", ".pth", ".cfg"})  # a spaCy pipeline has a config.cfg
 _UNFINISHED = ".cache/huggingface/download"  # where `hf download --local-dir` keeps its parts
 
@@ -65,7 +67,8 @@ def lacking(params: Mapping[str, Any]) -> Iterator[str]:
             if path != NOTHING and not Path(path).exists():
                 hint = f"; pedalign fingerprint {dataset['root']}" if key == "fingerprint" else ""
                 yield f"{path} (ingest.datasets.{name}.{key}{hint}{_pull(path)})"
-    for part, parameter in MODELS.items():
+    method = params.get("caption", {}).get("method", "")
+    for part, parameter in ((part, key.format(method=method)) for part, key in MODELS.items()):
         path = params.get("inputs", {}).get(part, NOTHING)
         if path != NOTHING and "://" not in path and (fault := _fault(Path(path))):
             yield f"{path} (inputs.{part}: {fault}{_pull(path)})"

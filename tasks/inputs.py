@@ -40,7 +40,10 @@ class Inputs:
     judge: str
     """Folder of the judge's vision model; `NOTHING` where it comes from the hub or is trained."""
     captioner: str
-    """Folder of the captioner; `NOTHING` where it comes from the hub or captions are kept."""
+    """Folder of the captioner, or of the model that attributes are read with; `NOTHING` where it
+    comes from the hub or captions are kept."""
+    attributes: str
+    """File of attributes and phrases; `NOTHING` where captions are not made of them."""
     detector: str
     """Folder of the open-set detector; `NOTHING` where it comes from the hub or is built in."""
     parser: str

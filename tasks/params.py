@@ -101,29 +101,46 @@ def read_section(cls: type[T], key: str, path: Path = PARAMS_FILE) -> T:
     return check_section(cls, value, key, path)
 
 
-def check_section(cls: type[T], value: object, key: str, path: Path = PARAMS_FILE) -> T:
-    """Check an already loaded mapping against a section's class. See `read_section`."""
+def check_section(
+    cls: type[T],
+    value: object,
+    key: str,
+    path: Path = PARAMS_FILE,
+    example: str = "profiles/tiny.yaml",
+) -> T:
+    """Check an already loaded mapping against a section's class. See `read_section`.
+
+    Args:
+        cls: A class decorated with `params`.
+        value: The mapping.
+        key: Dotted path of the section; empty for a whole file.
+        path: Where it comes from, for messages.
+        example: A file that keeps the rules, for messages.
+    """
     # By way of JSON: strict mode then takes a mapping for a dataclass and a list for a tuple.
     text = json.dumps(value, default=str)
     try:
         return TypeAdapter(cls).validate_json(text)
     except ValidationError as error:
-        raise _explain(error, cls, key, path) from None
+        raise _explain(error, cls, key, path, example) from None
 
 
-def _explain(error: ValidationError, cls: type[Any], key: str, path: Path) -> PedAlignError:
+def _explain(
+    error: ValidationError, cls: type[Any], key: str, path: Path, example: str
+) -> PedAlignError:
     legal = ", ".join(getattr(cls, "__dataclass_fields__", {}))
+    section = key or path.name
     found, rules, remedies = [], [], []
     for fault in error.errors(include_url=False):
-        name = ".".join([key, *(str(part) for part in fault["loc"])])
+        name = ".".join([*([key] if key else []), *(str(part) for part in fault["loc"])])
         if fault["type"] in {"unexpected_keyword_argument", "extra_forbidden"}:
             found.append(f"{path}: unknown key `{name}` (value {fault['input']!r:.60})")
-            rules.append(f"`{key}` knows only: {legal}")
+            rules.append(f"`{section}` knows only: {legal}")
             remedies.append(f"remove `{name}` or correct its spelling")
         elif fault["type"] in {"missing", "missing_argument"}:
             found.append(f"{path}: missing key `{name}`")
-            rules.append(f"`{key}` needs all of: {legal}")
-            remedies.append(f"add `{name}`, as in profiles/tiny.yaml")
+            rules.append(f"`{section}` needs all of: {legal}")
+            remedies.append(f"add `{name}`, as in {example}")
         else:
             found.append(f"{path}: `{name}` is {fault['input']!r:.80}")
             rules.append(fault["msg"])

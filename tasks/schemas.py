@@ -158,6 +158,14 @@ SCREENED = pa.schema(
     ]
 )
 
+_SEEN = pa.struct(
+    [
+        _field("attribute", pa.string(), "one of the 14 attributes of UniPT"),
+        _field("value", pa.string(), "the likeliest value, as the file of attributes names it"),
+        _field("score", pa.float32(), "its probability among the attribute's values", "0 to 1"),
+    ]
+)
+
 CAPTIONED = pa.schema(
     [
         _UID,
@@ -173,6 +181,18 @@ CAPTIONED = pa.schema(
             "seeds",
             pa.list_(pa.int64()),
             "the seed that each was drawn with; null where no captioner spoke",
+            null=True,
+        ),
+        _field(
+            "templates",
+            pa.list_(pa.string()),
+            "the template that each was made by; null where none was",
+            null=True,
+        ),
+        _field(
+            "attributes",
+            pa.list_(_SEEN),
+            "what was seen on the person; null where captions were not made of it",
             null=True,
         ),
         *_STATUS,

@@ -8,7 +8,7 @@ import pytest
 from tasks.adapt.train import AdaptParams
 from tasks.annotate.shard import AnnotateParams, check_choices
 from tasks.annotate.single import DEFAULT
-from tasks.caption import CaptionParams
+from tasks.caption.parameters import CaptionParams
 from tasks.diffusion import DiffusionParams
 from tasks.evaluate.run import EvaluationRun
 from tasks.finetune import FinetuneParams
@@ -66,13 +66,19 @@ def test_dvc_watches_the_local_models_and_only_them(path: Path) -> None:
     screen = read_section(ScreenParams, "screen", path)
     judge = read_section(GapParams, "gap", path).judge
     annotate = read_section(AnnotateParams, "annotate", path)
+    said_by, words = {
+        "captioner": (caption.captioner.model, "none"),
+        "clip_attributes": (caption.clip_attributes.model, caption.clip_attributes.attributes),
+        "keep": ("none", "none"),
+    }[caption.method]
     loaded = {
         "base": read_section(DiffusionParams, "diffusion", path).base,
         "poser": screen.poser,
         "people": screen.people,
         "embedder": screen.embedder,
         "judge": judge.features,
-        "captioner": caption.model if caption.method == "captioner" else "none",
+        "captioner": said_by,
+        "attributes": words,
         "detector": annotate.proposer,
         "parser": annotate.parser,
         "vision": pretrain.vision,
@@ -80,7 +86,7 @@ def test_dvc_watches_the_local_models_and_only_them(path: Path) -> None:
     }
     for part, name in loaded.items():
         # What a user downloads is not in this repository.
-        local = name.startswith("data/weights/") or (ROOT / name).is_dir()
+        local = name.startswith("data/weights/") or (ROOT / name).exists()
         assert getattr(inputs, part) == (name if local else NOTHING), part
     check_choices(annotate, optional(inputs.words))
     assert inputs.words == (inputs.adapt if annotate.phrases == "words" else NOTHING)

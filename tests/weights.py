@@ -216,6 +216,29 @@ def save_clip(folder: Path) -> None:
     )
 
 
+def save_spelling_clip(folder: Path) -> None:
+    """CLIP with both of its encoders and their processors; it reads texts letter by letter."""
+    torch.manual_seed(0)
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    words = [*letters, *(f"{letter}</w>" for letter in letters), ".</w>", "-</w>",
+             "<|startoftext|>", "<|endoftext|>"]  # fmt: skip
+    end = len(words) - 1
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2,
+             "num_attention_heads": 2}  # fmt: skip
+    text = small | {"vocab_size": len(words), "max_position_embeddings": 77,
+                    "bos_token_id": end - 1, "eos_token_id": end, "pad_token_id": end}  # fmt: skip
+    vision = small | {"image_size": 32, "patch_size": 8}
+    config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=12)
+    CLIPModel(config).save_pretrained(folder)
+    CLIPTokenizer(
+        vocab={word: at for at, word in enumerate(words)}, merges=[], model_max_length=77
+    ).save_pretrained(folder)
+    images = CLIPImageProcessorPil(
+        size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
+    )
+    _save_images(folder, images, "CLIPImageProcessor", "CLIPProcessor")
+
+
 def save_blip2(folder: Path) -> None:
     """BLIP-2 over a T5, taught to say `CAPTION`."""
     words = sorted({*CAPTION.split(), "Describe", "the", "image", "in", "English"})

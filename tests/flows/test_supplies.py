@@ -24,7 +24,7 @@ def put_everything(params: dict[str, Any]) -> None:
             path.touch()
     for part in MODELS:
         folder = Path(params["inputs"][part])
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / ("config.cfg" if part == "parser" else "model.safetensors")).touch()
 
 
@@ -72,9 +72,20 @@ def test_a_path_that_no_input_watches_is_looked_for_and_a_hub_name_is_not(
     params = profile("sd15")
     put_everything(params)
     params["inputs"] |= {"captioner": NOTHING, "detector": NOTHING}
-    params["caption"]["model"] = "data/weights/elsewhere"
+    params["caption"]["captioner"]["model"] = "data/weights/elsewhere"
     params["annotate"]["proposer"] = "IDEA-Research/grounding-dino-base"
-    assert list(lacking(params)) == ["data/weights/elsewhere (caption.model: no such folder)"]
+    assert list(lacking(params)) == [
+        "data/weights/elsewhere (caption.captioner.model: no such folder)"
+    ]
+    # What another method would read is not asked for.
+    params["caption"] |= {"method": "clip_attributes"}
+    params["caption"]["clip_attributes"]["attributes"] = "data/own.yaml"
+    assert list(lacking(params)) == [
+        "data/weights/clip-vit-base-patch16 (caption.clip_attributes.model: no such folder)",
+        "data/own.yaml (caption.clip_attributes.attributes: no such folder)",
+    ]
+    params["caption"] |= {"method": "keep"}
+    assert list(lacking(params)) == []
 
 
 @pytest.mark.parametrize("name", ["tiny", "micro"])

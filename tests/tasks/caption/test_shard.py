@@ -13,7 +13,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from models.captioner import Decoding, HubCaptioner
-from tasks.caption import CaptionParams, caption_table, load_captioner, styles_of
+from tasks.caption.describing import load_captioner, styles_of
+from tasks.caption.parameters import CaptionParams
+from tasks.caption.shard import caption_table
+from tasks.caption.vocabulary import SHIPPED
 from tasks.errors import PedAlignError
 from tasks.params import check_section
 from tasks.schemas import CAPTIONED
@@ -21,20 +24,28 @@ from tasks.shards import item_seed
 
 PLAIN: dict[str, object] = {"prompt": "", "beams": 1, "temperature": 0.0, "top_p": 1.0}
 DRAWN = PLAIN | {"temperature": 0.7}
-VALUES: dict[str, object] = {
-    "method": "captioner",
+CAPTIONER: dict[str, object] = {
     "model": "models/tiny/captioner",
     "styles": {"plain": PLAIN},
-    "captions": 1,
     "max_new_tokens": 20,
     "repetition_penalty": 1.0,
     "batch": 4,
-    "seed": 3,
 }
+ATTRIBUTES: dict[str, object] = {
+    "model": "some/clip", "attributes": SHIPPED, "threshold": 0.9, "batch": 4,
+}  # fmt: skip
 
 
 def section(**changes: object) -> CaptionParams:
-    return check_section(CaptionParams, VALUES | changes, "caption")
+    """The section, with some of its values changed, wherever they stand."""
+    values: dict[str, object] = {
+        "method": "captioner",
+        "captions": 1,
+        "seed": 3,
+        "captioner": CAPTIONER | {key: changes.pop(key) for key in CAPTIONER if key in changes},
+        "clip_attributes": ATTRIBUTES,
+    }
+    return check_section(CaptionParams, values | changes, "caption")
 
 
 def png(level: int) -> bytes:
@@ -191,7 +202,7 @@ def test_keep_keeps_the_words_the_picture_came_with() -> None:
 
 
 def test_method_and_model_must_fit() -> None:
-    with pytest.raises(PedAlignError, match="needs a model"):
+    with pytest.raises(PedAlignError, match="needs a captioner"):
         caption_table(shard([png(1)]), None, section())
     with pytest.raises(PedAlignError, match="uses none"):
         caption_table(shard([png(1)]), Namer(), section(method="keep"))
@@ -200,15 +211,20 @@ def test_method_and_model_must_fit() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"method": "clip_attributes"}, "not built yet; the methods there are: captioner, keep"),
-        ({"method": "prompt"}, "no method; the methods there are"),
+        (
+            {"method": "prompt"},
+            "the methods there are: captioner, clip_attributes, keep",
+        ),
         ({"captions": 2}, "temperature of plain is 0"),
         ({"captions": 3, "styles": {"a": PLAIN, "b": DRAWN}}, "temperature of a is 0"),
         ({"styles": {}}, "styles"),
         ({"styles": {"a": DRAWN | {"beams": 3}}}, "beams to 1"),
         ({"styles": {"a": PLAIN | {"top_p": 0.0}}}, "top_p"),
-        ({"styles": {"a": {"prompt": ""}}}, "missing key `caption.styles.a.beams`"),
+        ({"styles": {"a": {"prompt": ""}}}, "missing key `caption.captioner.styles.a.beams`"),
         ({"repetition_penalty": 0.5}, "repetition_penalty"),
+        ({"clip_attributes": ATTRIBUTES | {"threshold": 1.0}}, "clip_attributes.threshold"),
+        ({"clip_attributes": ATTRIBUTES | {"batch": 0}}, "clip_attributes.batch"),
+        ({"clip_attributes": {"model": "m"}}, "missing key `caption.clip_attributes.attributes`"),
     ],
 )
 def test_parameters_are_checked(changes: dict[str, object], words: str) -> None:
@@ -217,8 +233,22 @@ def test_parameters_are_checked(changes: dict[str, object], words: str) -> None:
     assert words in str(caught.value)
 
 
+def test_only_the_chosen_methods_part_matters() -> None:
+    other = section(clip_attributes=ATTRIBUTES | {"threshold": 0.5})
+    assert section().mattering() == other.mattering()
+    assert section().mattering() != section(max_new_tokens=21).mattering()
+    assert section().mattering() != section(seed=4).mattering()
+    named = {"method": "clip_attributes"}
+    assert section(**named).mattering() == section(**named, max_new_tokens=21).mattering()
+    changed = section(**named, clip_attributes=ATTRIBUTES | {"threshold": 0.5})
+    assert section(**named).mattering() != changed.mattering()
+    assert section(method="keep").mattering() == section(method="keep", seed=4).mattering()
+    # Styles are no matter to other methods: two captions by templates need no second style.
+    assert section(**named, captions=2).captions == 2
+
+
 def test_a_missing_model_is_named() -> None:
-    with pytest.raises(PedAlignError, match=r"caption\.model.*nothing-here"):
+    with pytest.raises(PedAlignError, match=r"caption\.captioner\.model.*nothing-here"):
         load_captioner("models/tiny/nothing-here", torch.device("cpu"))
 
 

@@ -1,0 +1,1 @@
+"""Stage `caption`: new sentences for the pictures that passed the screening. See `shard`."""
