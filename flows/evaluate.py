@@ -37,14 +37,12 @@ def evaluate(name: str) -> None:
     )
     found.save(OUT / name)
     names = ("R1", "R5", "R10", "mAP", "mINP")
+    titles = {"itc": "ITC alone", "matching": "matching alone", "chance": "chance"}
+    rankings = [("re-ranked", found.metrics)] if "matching" in found.metrics else []
+    rankings += [(said, found.metrics[n]) for n, said in titles.items() if n in found.metrics]
     rows = [
         {"ranking": title, **{k: round(values[k], 2) for k in names if k in values}}
-        for title, values in (
-            ("re-ranked", found.metrics),
-            ("ITC alone", found.metrics["itc"]),
-            ("matching alone", found.metrics["matching"]),
-            ("chance", found.metrics["chance"]),
-        )
+        for title, values in rankings
     ]
     windows.table(f"eval-{name}", rows, f"{name}: percent over {found.queries.num_rows} queries")
     windows.rank_lists(name, OUT / name, Path(section.images))

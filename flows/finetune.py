@@ -1,4 +1,6 @@
-"""Stage `finetune@NAME`: ITC + ITM + MLM with EDA text on a target dataset's train split.
+"""Stage `finetune@NAME`: train on a target dataset's train split, whose people are known.
+
+ITC + ITM + MLM with EDA text for an MRA; identities and ranking for a dual encoder.
 
 In: the shards that ``finetune.datasets.NAME.images`` names and ``data/checkpoints/pretrain``, so
 that one dataset can be trained on under several names. Out: ``data/checkpoints/finetune/NAME``.
@@ -45,15 +47,13 @@ def make(run_folder: Path, section: FinetuneParams) -> Path:
 def finetune(dataset: str) -> None:
     """Train unless this very training is finished, and publish."""
     section = read_section(FinetuneParams, f"finetune.datasets.{dataset}")
+    losses = section.objective
+    words = {"synonyms": lexicon_revision(losses.synonyms)} if losses.kind == "mra" else {}
     key = computation_key(
         "finetune",
         inputs=[read_manifest(location(section.images)).digest],
         params=section,
-        revisions={
-            "start": folder_digest(START),
-            "synonyms": lexicon_revision(section.synonyms),
-        }
-        | team_revision(),
+        revisions={"start": folder_digest(START)} | words | team_revision(),
         device=device().type,
     )
     have_training(key, OUT / dataset, partial(make, section=section))

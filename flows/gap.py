@@ -1,9 +1,10 @@
 """Stage `gap`: how near restyling comes to the target and what content it keeps, arm by arm.
 
-In: source shards, the target's shards, base, DaD and poser. Out: ``data/checkpoints/judge``, the
-judge of content, trained on the target's train split alone, and ``data/reports/gap``: figures of
-every arm (docs/gap.md). Judge and arms are entries of the store: another arm renders that arm only,
-a killed run goes on with what is missing. Alone: ``python -m flows.gap``.
+In: source shards, the target's shards (and what `describe` said about it), base, DaD and poser.
+Out: ``data/checkpoints/judge``, the judge of content, trained on the target's train split alone,
+and ``data/reports/gap``: figures of every arm (docs/gap.md). Judge and arms are entries of the
+store: another arm renders that arm only, a killed run goes on with what is missing. Alone:
+``python -m flows.gap``.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ from tasks.gap.measuring import Findings
 from tasks.gap.picking import pick_prompts, pick_source, pick_target
 from tasks.gap.rendering import PLAIN, open_for, render_arm
 from tasks.gap.results import DETAILS, write_results
-from tasks.inputs import Inputs, optional
+from tasks.inputs import Inputs, adapter, optional
 from tasks.judge.train import JudgeParams, train_judge
 from tasks.params import read_section
 from tasks.provenance import computation_key, folder_digest, imported_libraries, model_revision
@@ -61,11 +62,11 @@ from tasks.shards import (
     Manifest,
     ShardRecord,
     atomic_write,
-    iter_tables,
     location,
     read_manifest,
     write_manifest,
 )
+from tasks.target import digests, has_captions, told_tables
 
 log = logging.getLogger(__name__)
 
@@ -78,10 +79,10 @@ _arm = task(name="arm", task_run_name="arm {job.name}", cache_policy=NO_CACHE)(h
 # ------------------------------------------------------------------ the judge
 
 
-def _train(run_folder: Path, target: Path, section: JudgeParams) -> Path:
+def _train(run_folder: Path, target: Path, captions: Path | None, section: JudgeParams) -> Path:
     steps = windows.Steps("judge")
     result = train_judge(
-        iter_tables(target),
+        told_tables(target, captions),
         section,
         run_folder,
         device(),
@@ -90,35 +91,30 @@ def _train(run_folder: Path, target: Path, section: JudgeParams) -> Path:
     return result.folder
 
 
-def have_judge(section: JudgeParams, target: Path) -> Judge | None:
+def have_judge(section: JudgeParams, target: Path, captions: Path | None) -> Judge | None:
     """Train the judge unless the store has it; None where no caption of the target can teach it."""
-    if not _told(target):
+    if not has_captions(target, captions):
         shutil.rmtree(JUDGE, ignore_errors=True)
         JUDGE.mkdir(parents=True)
-        why = "no caption in the target's train split; distances are of picture statistics"
+        why = (
+            "no caption in the target's train split (the stage describe can give it some); "
+            "distances are of picture statistics"
+        )
         log.warning("no judge: %s", why)
         atomic_write(JUDGE / "none.json", json.dumps({"reason": why}).encode())
         return None
     trained = section.features == "trained"
     key = computation_key(
         "judge",
-        inputs=[read_manifest(target).digest],
+        inputs=digests(target, captions),
         params=section,
         code=["tasks.judge.train"],
         revisions={} if trained else {"features": model_revision(section.features)},
         device=device().type,
     )
-    have_training(key, JUDGE, partial(_train, target=target, section=section))
+    call = partial(_train, target=target, captions=captions, section=section)
+    have_training(key, JUDGE, call)
     return load_judge(JUDGE, device())
-
-
-def _told(target: Path) -> bool:
-    """Whether any picture that may be trained on has a caption."""
-    for table in iter_tables(target, ["split", "captions"], verify=False):
-        for split, captions in zip(*table.to_pydict().values(), strict=True):
-            if split == "train" and any(text.strip() for text in captions):
-                return True
-    return False
 
 
 # ------------------------------------------------------------------ the arms
@@ -155,8 +151,16 @@ def draw(
     )
 
 
-def pick(section: GapParams, source: Path, target: Path) -> dict[bool, tuple[str, ShardRecord]]:
+def pick(
+    section: GapParams, source: Path, target: Path, captions: Path | None
+) -> dict[bool, tuple[str, ShardRecord]]:
     """Put the rows that arms take into the store: source pictures, and captions to generate of.
+
+    Args:
+        section: Section ``gap``.
+        source: The source's shards.
+        target: The target's.
+        captions: Side table of the target's captions; None where those of its shards count.
 
     Returns:
         Whether an arm generates to the entry; what there is nothing of is absent.
@@ -168,13 +172,13 @@ def pick(section: GapParams, source: Path, target: Path) -> dict[bool, tuple[str
     for generates, folder in folders.items():
         key = computation_key(
             "gap pictures",
-            inputs=[read_manifest(folder).digest],
+            inputs=digests(folder, captions if generates else None),
             params=[generates, section.pictures, section.seed],
             code=["tasks.gap.picking"],
         )
         record = store.find(key)
         if record is None:
-            choose = pick_prompts if generates else pick_source
+            choose = partial(pick_prompts, captions=captions) if generates else pick_source
             table = choose(folder, section.pictures, section.seed)
             if not table.num_rows:
                 continue
@@ -289,9 +293,10 @@ def gap() -> None:
     arms = arm_sections(section, restyle)
     main = main_arm(arms, restyle)
     source, target = location(inputs.restyle), location(inputs.adapt)
-    picked = pick(section, source, target)
-    rendering = Rendering(arms, picked, diffusion, optional(inputs.dad))
-    judge = have_judge(section.judge, target)  # meanwhile
+    captions = optional(inputs.adapt_captions)
+    picked = pick(section, source, target, captions)
+    rendering = Rendering(arms, picked, diffusion, adapter(inputs))
+    judge = have_judge(section.judge, target, captions)  # meanwhile
     made, store = rendering.made(main), shard_store()
     tables = {name: store.read(key) for name, (key, _) in made.items()}
     halves = pick_target(target, section.pictures, section.seed, section.held_out)

@@ -1,6 +1,8 @@
-"""Stage `pretrain`: ITC + ITM + MLM + beta (RPC + RPM) on the restyled, annotated pairs.
+"""Stage `pretrain`: a retrieval model on pairs that nobody labelled by hand.
 
-In: ``inputs.pretrain_images``, ``inputs.pretrain_annotations`` and the starting weights. Out:
+ITC + ITM + MLM + beta (RPC + RPM) for an MRA; InfoNCE + MLM for UniPT's dual encoder. In:
+``inputs.pretrain_images``, ``inputs.pretrain_annotations`` (annotations with regions, or captions)
+and the starting weights, or the checkpoint that ``pretrain.init`` names. Out:
 ``data/checkpoints/pretrain``: model, tokenizer, ``curve.csv``. A killed training goes on with the
 samples that it has not seen. Alone: ``python -m flows.pretrain``.
 """

@@ -31,12 +31,14 @@ def report() -> None:
     """Read what the stages left, and write it down for a person."""
     section = read_section(ReportParams, "report")
     inputs = read_section(Inputs, "inputs")
-    entries = read_yaml(PARAMS_FILE)["evaluate"]["runs"]
+    params = read_yaml(PARAMS_FILE)
     sources = Sources.under(
         Path("data"),
         timings=cache_root() / "timings",
         target=Path(inputs.adapt).name,
-        runs={name: evaluated(**entry) for name, entry in entries.items()},
+        runs={name: evaluated(**entry) for name, entry in params["evaluate"]["runs"].items()},
+        finetuned=tuple(params["finetune"]["datasets"]),
+        described=tuple(params["describe"]["datasets"]),
     )
     write(section, sources, OUT)
     for path in sorted(OUT.glob("*.png")):

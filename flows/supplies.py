@@ -26,6 +26,7 @@ MODELS = {
     "people": "screen.people",
     "embedder": "screen.embedder",
     "judge": "gap.judge.features",
+    "init": "pretrain.init",
     "captioner": "caption.{method}.model",
     "attributes": "caption.{method}.attributes",
     "detector": "annotate.proposer",
@@ -67,6 +68,11 @@ def lacking(params: Mapping[str, Any]) -> Iterator[str]:
             if path != NOTHING and not Path(path).exists():
                 hint = f"; pedalign fingerprint {dataset['root']}" if key == "fingerprint" else ""
                 yield f"{path} (ingest.datasets.{name}.{key}{hint}{_pull(path)})"
+    for name, entry in params.get("describe", {}).get("datasets", {}).items():
+        for key in ("captioner", "attributes"):
+            path = entry[key]
+            if path != NOTHING and (fault := _fault(Path(path))):
+                yield f"{path} (describe.datasets.{name}.{key}: {fault}{_pull(path)})"
     method = params.get("caption", {}).get("method", "")
     for part, parameter in ((part, key.format(method=method)) for part, key in MODELS.items()):
         path = params.get("inputs", {}).get(part, NOTHING)

@@ -166,8 +166,13 @@ class HubFeatures(nn.Module):
         config = AutoConfig.from_pretrained(name)
         self.clip = config.model_type in {"clip", "clip_vision_model"}
         kind: Any = CLIPVisionModelWithProjection if self.clip else _Unpooled(config.model_type)
+        options = {}
+        if config.model_type == "clip":  # the width of both towers' features stands beside them
+            tower = config.vision_config
+            tower.projection_dim = config.projection_dim
+            options["config"] = tower
         self.model = load_model(
-            kind, name, what=what, remedy=_HUB_REMEDY, dtype=torch.float32
+            kind, name, what=what, remedy=_HUB_REMEDY, dtype=torch.float32, options=options
         ).requires_grad_(False)  # fmt: skip
         self.input = _input_size(processor)
         channels = (1, 3, 1, 1)

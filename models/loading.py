@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     import torch
@@ -46,6 +46,7 @@ def load_model(
     remedy: str,
     dtype: torch.dtype | None = None,
     revision: str | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> Any:
     """Load a model of transformers with every tensor that its class needs.
 
@@ -56,6 +57,7 @@ def load_model(
         remedy: Names that would do, for messages.
         dtype: Of the weights; that of the file where none is given.
         revision: Hub commit.
+        options: Of the class: which parts it has.
 
     Returns:
         The model, on the CPU and in evaluation mode.
@@ -64,8 +66,8 @@ def load_model(
         ValueError: Nothing of that class can be read there in safetensors, or a tensor is missing
             or of another shape.
     """
-    options: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
-    with _named(name, what, "model.safetensors, config.json", remedy):
+    more: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
+    with ALONE, _named(name, what, "model.safetensors, config.json", remedy):
         model, report = kind.from_pretrained(
             str(name),
             revision=revision,
@@ -73,7 +75,8 @@ def load_model(
             output_loading_info=True,
             # Not to let them pass: to name them below.
             ignore_mismatched_sizes=True,
-            **options,
+            **more,
+            **(options or {}),
         )
     misshapen = [
         f"{key} is {tuple(there)}, needs {tuple(needed)}"

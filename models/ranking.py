@@ -187,18 +187,21 @@ class Ranked:
     """What remains of a ranking: a few values a query."""
 
     reranked: QueryMetrics
+    """By the mixture; by the cosine where nothing was judged a second time."""
     itc: QueryMetrics
-    matching: QueryMetrics
-    """By the mean matching logit alone; images that are no candidates are tied at the end."""
+    """By the cosine."""
+    matching: QueryMetrics | None
+    """By the mean matching logit alone; images that are no candidates are tied at the end. None
+    where nothing was judged."""
     top_QT: Tensor
-    """The first images of the re-ranked gallery, best first."""
+    """The first images of the (re-)ranked gallery, best first."""
     top_score_QT: Tensor
 
 
 def rank(
     text_QE: Tensor,
     image_GE: Tensor,
-    mixture: Mixture,
+    mixture: Mixture | None,
     query_ids_Q: Tensor,
     gallery_ids_G: Tensor,
     *,
@@ -210,7 +213,7 @@ def rank(
     Args:
         text_QE: Features of the queries.
         image_GE: Features of the gallery, on the same device.
-        mixture: The logits and how they are mixed.
+        mixture: The logits and how they are mixed; None ranks by the cosine alone.
         query_ids_Q: Person of each query.
         gallery_ids_G: Person of each gallery image.
         top: First images to keep; no more than G.
@@ -225,14 +228,18 @@ def rank(
     tops, values = [], []
     for rows in chunks(len(text_QE), len(image_GE), memory):
         similarity_CG = text_QE[rows] @ image_GE.T
-        mixed_CG, matching_CG = mixture.scores(rows, similarity_CG)
+        scores = [similarity_CG]
+        if mixture is not None:
+            scores += mixture.scores(rows, similarity_CG)
         ids_C = query_ids_Q[rows].to(device)
-        for kept, scores_CG in zip(found, (mixed_CG, similarity_CG, matching_CG), strict=True):
+        for kept, scores_CG in zip(found, scores, strict=False):
             kept.append(counted_metrics(scores_CG, ids_C, gallery_ids_G))
-        tops.append(first_in_order(mixed_CG, top))
-        values.append(mixed_CG.gather(1, tops[-1]).cpu())
+        final_CG = scores[0] if mixture is None else scores[1]
+        tops.append(first_in_order(final_CG, top))
+        values.append(final_CG.gather(1, tops[-1]).cpu())
         tops[-1] = tops[-1].cpu()
-    mixed, similarity, matching = (QueryMetrics.joined(parts) for parts in found)
+    similarity, *judged = (QueryMetrics.joined(parts) for parts in found if parts)
+    mixed, matching = judged or (similarity, None)
     return Ranked(mixed, similarity, matching, torch.cat(tops), torch.cat(values))
 
 

@@ -83,7 +83,7 @@ class Pairs:
 
 def read_pairs(
     images: Path,
-    annotated: Path | None = None,
+    texts: Path | None = None,
     *,
     split: str | None,
     identity: Identity,
@@ -95,8 +95,9 @@ def read_pairs(
 
     Args:
         images: Folder with schema ``images`` or ``restyled``.
-        annotated: Side tables with phrases and regions; then an image has the one annotated
-            caption, and rows that annotation refused are left out.
+        texts: Side tables that say what is in the pictures, instead of the shards' own captions:
+            of schema ``annotated``, one caption an image with its phrases and regions, or
+            ``captioned``, any number. Rows that they refuse are left out.
         split: Only rows of this split; None takes all.
         identity: What makes two pairs positives: being of one ``image`` or of one ``person``.
         people: Says by the column ``person_id`` which rows of the split are wanted; None: all.
@@ -110,7 +111,9 @@ def read_pairs(
         PedAlignError: The folders do not belong together, or nothing is left.
     """
     manifest = read_manifest(images)
-    sides = {r.name: r for r in read_manifest(annotated).shards} if annotated else {}
+    told = read_manifest(texts) if texts else None
+    annotated = told is not None and told.schema_name == "annotated"
+    sides = {record.name: record for record in told.shards} if told else {}
     columns = ["uid", "split", "person_id", "captions", "width", "height", "status", "error"]
     metas: list[pa.Table] = []
     places: list[NDArray[np.int64]] = []
@@ -118,17 +121,19 @@ def read_pairs(
     for number, record in enumerate(manifest.shards):
         table = read_shard(images, record, columns, verify=False)
         usable = pc.equal(table["status"], OK)
-        if annotated:
+        if texts is not None:
             if record.name not in sides:
                 raise PedAlignError(
-                    f"{annotated}: no shard {record.name}, which {images} has",
-                    "annotations hold the same shards as the images they describe",
+                    f"{texts}: no shard {record.name}, which {images} has",
+                    "annotations and captions hold the same shards as the images they describe",
                     "run dvc repro: the two folders come from different runs",
                 )
-            side = read_shard(annotated, sides[record.name])
+            side = read_shard(texts, sides[record.name])
             table = join_side(table, side)
             usable = pc.and_(usable, pc.equal(side["status"], OK))
-            captions: Any = pc.fill_null(pc.greater(pc.utf8_length(side["caption"]), 0), False)
+        captions: Any
+        if annotated:
+            captions = pc.fill_null(pc.greater(pc.utf8_length(table["caption"]), 0), False)
         else:
             captions = _spoken(table["captions"].combine_chunks())
         wanted = pa.array([True] * len(table)) if split is None else pc.equal(table["split"], split)
@@ -254,7 +259,8 @@ class Preparation:
 
     image: Recipe
     words: Words
-    masking: Masking
+    masking: Masking | None
+    """How pieces are masked for language modelling; None masks none."""
     seed: int
     regions: bool = False
     """Whether to draw a region and its phrase."""
@@ -287,9 +293,9 @@ class PairDataset(Dataset[Batch]):
         """Make the batch of some keys (epoch, pair).
 
         Returns:
-            image (B, 3, H, W) float32; ids, mask, masked_ids, masked_labels (B, L); person (B,);
-            with regions: region_ids, region_mask (B, L), phrase_id (B,), patch_mask (B, P); with
-            EDA: eda_ids, eda_mask (B, L). All but the image are int64.
+            image (B, 3, H, W) float32; ids, mask (B, L); person (B,); with masking: masked_ids,
+            masked_labels (B, L); with regions: region_ids, region_mask (B, L), phrase_id (B,),
+            patch_mask (B, P); with EDA: eda_ids, eda_mask (B, L). All but the image are int64.
         """
         pairs, make = self.pairs, self.preparation
         rows = np.array([row for _, row in keys], dtype=np.int64)
@@ -306,16 +312,10 @@ class PairDataset(Dataset[Batch]):
         image, patch_mask = augment(pictures, boxes, draws, make.image)
 
         ids, mask = make.words.encode(captions)
-        masked = [
-            make.words.mask(each, rng, make.masking) for each, rng in zip(ids, rngs, strict=True)
-        ]
-        batch: dict[str, NDArray[np.int64]] = {
-            "person": person,
-            "ids": ids,
-            "mask": mask,
-            "masked_ids": np.stack([each[0] for each in masked]),
-            "masked_labels": np.stack([each[1] for each in masked]),
-        }
+        batch: dict[str, NDArray[np.int64]] = {"person": person, "ids": ids, "mask": mask}
+        if (how := make.masking) is not None:
+            masked = [make.words.mask(each, rng, how) for each, rng in zip(ids, rngs, strict=True)]
+            batch["masked_ids"], batch["masked_labels"] = map(np.stack, zip(*masked, strict=True))
         if make.regions:
             batch["phrase_id"] = phrase_id
             batch["region_ids"], batch["region_mask"] = make.words.encode(phrases)
@@ -366,4 +366,5 @@ def _trim(batch: dict[str, NDArray[np.int64]]) -> None:
         if mask in batch:
             longest = int(batch[mask].sum(1).max())
             for name in (mask, *names):
-                batch[name] = batch[name][:, :longest]
+                if name in batch:
+                    batch[name] = batch[name][:, :longest]

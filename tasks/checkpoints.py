@@ -1,6 +1,6 @@
 """A retrieval checkpoint on disk: the model, its tokenizer, how it was trained and its curve.
 
-config.json, model.safetensors    `models.mra.MRA.from_pretrained`
+config.json, model.safetensors    `load_model`: config.json's model_type says of which kind
 tokenizer.json, vocab.txt, ...    `tasks.tokens.load_tokenizer`
 training.json                     what was trained on what, and how it ended
 curve.csv                         a row a step
@@ -13,11 +13,14 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from transformers import BertTokenizerFast
+from transformers import PreTrainedTokenizerBase
 
+from models.dual import DualEncoder
+from models.dual.checkpoint import model_type
 from models.mra import MRA
+from models.retrieval import RetrievalModel
 from models.team import number
 from tasks.curves import write_curve
 from tasks.errors import PedAlignError
@@ -25,11 +28,13 @@ from tasks.errors import PedAlignError
 TRAINING_FILE = "training.json"
 CURVE_FILE = "curve.csv"
 
+Model = TypeVar("Model", MRA, DualEncoder)
+
 
 def save_checkpoint(
     folder: Path,
-    model: MRA,
-    tokenizer: BertTokenizerFast,
+    model: RetrievalModel,
+    tokenizer: PreTrainedTokenizerBase,
     record: Mapping[str, Any],
     rows: Sequence[Mapping[str, float]],
 ) -> Path:
@@ -61,24 +66,56 @@ def save_checkpoint(
     return folder
 
 
-def load_model(folder: Path, **changes: Any) -> MRA:
-    """Load a checkpoint's model.
+def checkpoint_kind(folder: Path) -> str:
+    """Of which kind a checkpoint's model is: ``mra`` or ``dual``.
+
+    Raises:
+        PedAlignError: There is no checkpoint, or one of no known kind.
+    """
+    try:
+        return model_type(folder)
+    except (ValueError, OSError) as error:
+        raise _unloadable(folder, error) from error
+
+
+def load_model(folder: Path, **changes: Any) -> RetrievalModel:
+    """Load a checkpoint's model, of whichever kind it is.
 
     Args:
         folder: What `save_checkpoint` wrote.
-        changes: Fields of `MRAConfig` to change, the image size and window for instance.
+        changes: Fields of the model's config to change, the image size for instance.
 
     Raises:
         PedAlignError: There is none, or it does not fit.
     """
+    if checkpoint_kind(folder) == "dual":
+        return load_dual(folder, **changes)
+    return load_mra(folder, **changes)
+
+
+def load_mra(folder: Path, **changes: Any) -> MRA:
+    """Load a checkpoint's model, which has to be an MRA. See `load_model`."""
+    return _load(MRA, folder, changes)
+
+
+def load_dual(folder: Path, **changes: Any) -> DualEncoder:
+    """Load a checkpoint's model, which has to be a dual encoder. See `load_model`."""
+    return _load(DualEncoder, folder, changes)
+
+
+def _load(kind: type[Model], folder: Path, changes: Mapping[str, Any]) -> Model:
     try:
-        return MRA.from_pretrained(folder, **changes)
+        return kind.from_pretrained(folder, **changes)
     except (ValueError, OSError) as error:
-        raise PedAlignError(
-            f"{folder}: no retrieval model could be loaded ({error})",
-            "a checkpoint has config.json, model.safetensors and a tokenizer",
-            "name a folder such as data/checkpoints/pretrain, or run the stage that writes it",
-        ) from error
+        raise _unloadable(folder, error) from error
+
+
+def _unloadable(folder: Path, error: Exception) -> PedAlignError:
+    return PedAlignError(
+        f"{folder}: no retrieval model could be loaded ({error})",
+        "a checkpoint has config.json, model.safetensors and a tokenizer",
+        "name a folder such as data/checkpoints/pretrain, or run the stage that writes it",
+    )
 
 
 def summary(rows: Sequence[Mapping[str, float]], last: int = 50) -> dict[str, float]:

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tasks.errors import PedAlignError
 from tasks.params import params
 from tasks.shards import location
 
 NOTHING = "data/nothing"
+UNTRAINED = "training.json"
+"""In ``data/checkpoints/dad`` where `adapt` has trained nothing: ``{"method": "none"}``."""
 
 
 @params
@@ -21,6 +24,9 @@ class Inputs:
 
     adapt: str
     """The target's shards; DaD learns the look of their train split."""
+    adapt_captions: str
+    """Side table of the target's captions (`describe`), which then count and those of its shards do
+    not; `NOTHING` where the target has its own."""
     restyle: str
     """Source shards; with ``mode: generate`` the target's, whose captions become prompts."""
     dad: str
@@ -29,6 +35,9 @@ class Inputs:
     """The pictures that pretraining reads."""
     pretrain_annotations: str
     """Their phrases and regions."""
+    init: str
+    """Folder of the checkpoint that pretraining starts from; `NOTHING` where it starts from
+    encoders of their own."""
     base: str
     """Folder of the base diffusion model; `NOTHING` where it comes from the hub."""
     poser: str
@@ -55,8 +64,28 @@ class Inputs:
     """Folder of the vision encoder's starting weights; `NOTHING` where they come from the hub."""
     text: str
     """Folder of the text encoder's starting weights; `NOTHING` where they come from the hub."""
+    evaluations: str
+    """What the report reads of evaluations; `NOTHING` where there is none, since no test picture
+    has a caption."""
 
 
 def optional(path: str) -> Path | None:
     """The path, or None for `NOTHING`."""
     return None if path == NOTHING else location(path)
+
+
+def adapter(inputs: Inputs) -> Path | None:
+    """The DaD adapter's folder, or None for the base alone.
+
+    Raises:
+        PedAlignError: `adapt` has left no adapter there but a note that it trained none.
+    """
+    folder = optional(inputs.dad)
+    if folder is not None and (folder / UNTRAINED).exists():
+        raise PedAlignError(
+            f"inputs.dad is {inputs.dad}, where adapt has trained nothing (adapt.method: none)",
+            "the target's look is an adapter's, and an adapter is trained",
+            "set adapt.method to controlnet or lora, or inputs.dad to data/nothing: restyle.mode "
+            "none, or generate and restyle by the base alone",
+        )
+    return folder

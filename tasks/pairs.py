@@ -33,9 +33,10 @@ from tasks.errors import PedAlignError
 from tasks.images import ImageError, decode, to_array_batch
 from tasks.pictures import Pictures
 from tasks.schemas import OK
-from tasks.shards import iter_tables
+from tasks.target import TRAIN, told_tables
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     import pyarrow as pa
@@ -155,6 +156,7 @@ def prepare_pairs(
     size: tuple[int, int],
     folder: Path,
     *,
+    captions: Path | None = None,
     cache: bool = True,
     mirror: bool = False,
 ) -> Pairs:
@@ -165,6 +167,7 @@ def prepare_pairs(
         base: The frozen base.
         size: Height and width of the pictures, in pixels.
         folder: Of this run alone: it is trusted to hold the same data if it is complete.
+        captions: Side table of captions, where those of the shards do not count.
         cache: Whether to keep latents and text states, or to encode every batch anew.
         mirror: Whether pictures are asked for mirrored, too.
 
@@ -175,7 +178,8 @@ def prepare_pairs(
         partial = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        _pass_over(target, base, size, partial, cache, 2 if mirror and cache else 1)
+        tables = told_tables(target, captions, _COLUMNS)
+        _pass_over(tables, base, size, partial, cache, 2 if mirror and cache else 1)
         shutil.rmtree(folder, ignore_errors=True)
         partial.replace(folder)
     note = json.loads((folder / "pairs.json").read_bytes())
@@ -229,12 +233,17 @@ class _Passing:
 
 
 def _pass_over(
-    target: Path, base: Base, size: tuple[int, int], folder: Path, cache: bool, versions: int
+    tables: Iterable[pa.Table],
+    base: Base,
+    size: tuple[int, int],
+    folder: Path,
+    cache: bool,
+    versions: int,
 ) -> None:
     found, total = _Passing(), 0
     shape: list[int] = []
     with (folder / "latents.f16").open("wb") as sink, tqdm(desc="latents", unit="img") as bar:
-        for shard, table in enumerate(iter_tables(target, _COLUMNS)):
+        for shard, table in enumerate(tables):
             for first in range(0, table.num_rows, _CHUNK):
                 rows, pixels = _usable(table.slice(first, _CHUNK), first, size)
                 if not rows:
@@ -292,7 +301,7 @@ def _usable(
     chosen = [
         (first + at, row)
         for at, row in enumerate(table.to_pylist())
-        if row["split"] == "train" and row["status"] == OK and row["image"]
+        if row["split"] == TRAIN and row["status"] == OK and row["image"]
     ]
     try:
         return chosen, to_array_batch([row["image"] for _, row in chosen], size)

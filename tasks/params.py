@@ -5,6 +5,9 @@ Everything that could silently do nothing is an error: an unknown key, a missing
 the wrong type or out of range. DVC owns overrides (``dvc exp run -S``), so there is no second way
 to set a value.
 
+A value that comes in several kinds, a model or an objective, says which in its key ``kind``: its
+type is a `Tagged` union of dataclasses whose ``kind`` is a literal.
+
 Why pydantic: Prefect brings it, and its strict mode states exactly the rules wanted here. Why
 ruamel.yaml: DVC reads the same file with it, and PyYAML takes ``1e-4`` for a string.
 """
@@ -13,7 +16,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, dataclass_transform
+from typing import Annotated, Any, TypeVar, dataclass_transform, get_args, get_type_hints
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as _pydantic_dataclass
@@ -35,6 +38,8 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Ints = tuple[int, ...]
 Floats = tuple[float, ...]
 Strings = tuple[str, ...]
+Tagged = Field(discriminator="kind")
+"""Makes a union of sections with a literal ``kind`` a tagged one: ``Annotated[A | B, Tagged]``."""
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(Field,))
@@ -128,11 +133,12 @@ def check_section(
 def _explain(
     error: ValidationError, cls: type[Any], key: str, path: Path, example: str
 ) -> PedAlignError:
-    legal = ", ".join(getattr(cls, "__dataclass_fields__", {}))
-    section = key or path.name
     found, rules, remedies = [], [], []
     for fault in error.errors(include_url=False):
-        name = ".".join([*([key] if key else []), *(str(part) for part in fault["loc"])])
+        place, kinds = _place(cls, fault["loc"])
+        name = ".".join([*([key] if key else []), *place])
+        section = ".".join([*([key] if key else []), *place[:-1]]) or path.name
+        legal = ", ".join(dict.fromkeys(field for kind in kinds for field in _fields(kind)))
         if fault["type"] in {"unexpected_keyword_argument", "extra_forbidden"}:
             found.append(f"{path}: unknown key `{name}` (value {fault['input']!r:.60})")
             rules.append(f"`{section}` knows only: {legal}")
@@ -141,9 +147,53 @@ def _explain(
             found.append(f"{path}: missing key `{name}`")
             rules.append(f"`{section}` needs all of: {legal}")
             remedies.append(f"add `{name}`, as in {example}")
+        elif fault["type"] == "union_tag_not_found":
+            found.append(f"{path}: missing key `{name}.kind`")
+            rules.append(f"`{name}` comes in several kinds and says which it is")
+            remedies.append(f"add `{name}.kind`, as in {example}")
+        elif fault["type"] == "union_tag_invalid":
+            found.append(f"{path}: `{name}.kind` is {fault['ctx']['tag']!r:.80}")
+            rules.append(f"the kinds of `{name}` are {fault['ctx']['expected_tags']}")
+            remedies.append(f"set `{name}.kind` to one of them")
+        elif fault["type"] == "value_error" and not isinstance(fault["input"], str | int | float):
+            # A rule between several keys, whose text names them: all of them would be no help here.
+            found.append(f"{path}: `{name or path.name}`: {fault['ctx']['error']}")
+            rules.append("the keys of a section fit each other")
+            remedies.append("change one of those named")
         else:
             found.append(f"{path}: `{name}` is {fault['input']!r:.80}")
             rules.append(fault["msg"])
             remedies.append(f"set `{name}` to a value that keeps the rule")
     unique = list(dict.fromkeys(rules))
     return PedAlignError("\n".join(found), "; ".join(unique), "; ".join(dict.fromkeys(remedies)))
+
+
+def _place(cls: type[Any], loc: tuple[str | int, ...]) -> tuple[list[str], list[type[Any]]]:
+    """Find a fault: its keys as the file has them, and the classes that its section may be of.
+
+    pydantic also names the kind that it tried, between a tagged section and the section's keys.
+    """
+    kinds: list[type[Any]] = [cls]
+    place: list[str] = []
+    for at, part in enumerate(loc):
+        tagged = [kind for kind in kinds if part in get_args(_fields(kind).get("kind"))]
+        if tagged and place:
+            kinds = tagged
+            continue
+        place.append(str(part))
+        if at < len(loc) - 1:
+            inner = [_fields(kind)[part] for kind in kinds if part in _fields(kind)]
+            kinds = [each for hint in inner for each in _sections(hint)] or kinds
+    return place, kinds
+
+
+def _fields(cls: type[Any]) -> dict[Any, Any]:
+    """Types of a section's keys."""
+    return get_type_hints(cls)
+
+
+def _sections(hint: Any) -> list[type[Any]]:
+    """The sections that a type holds, at any depth."""
+    if hasattr(hint, "__dataclass_fields__"):
+        return [hint]
+    return [each for part in get_args(hint) for each in _sections(part)]

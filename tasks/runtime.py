@@ -139,3 +139,6 @@ def use_threads(threads: int) -> None:
     # Some CUDA kernels have no deterministic form: there torch says so instead of stopping. (The
     # newer name of this switch imports torch's compiler, a second and a half.)
     torch.set_deterministic_debug_mode("warn")
+    # It would also fill all new memory with NaN, to show who reads what nobody wrote: time alone.
+    # (A property that torch hangs on the module itself, which no stub tells of.)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

@@ -1,6 +1,6 @@
 """Search a gallery with a sentence, exactly and at once.
 
-    encoder = MraEncoder.load(model_folder)
+    encoder = RetrievalEncoder.load(model_folder)
     build_index(encoder, images, out)          # a folder of images, or of this project's shards
     index = SearchIndex.open(out)
     hits = search(index, encoder, "a woman in a red coat with a white bag", k=10, rerank=True)
@@ -8,8 +8,8 @@
 
 What is unusual: no approximate index. Inner products of unit vectors over a memory-mapped array
 (faiss) answer within hundredths of a second at 100,000 images, opening costs nothing, and nobody
-has to wonder whether a person was missed by the index. Reranking then lets the fusion encoder look
-at the sentence and each of the first images together.
+has to wonder whether a person was missed by the index. Reranking then lets the fusion encoder,
+where the model has one, look at the sentence and each of the first images together.
 
 Shapes: N images, Q queries, E width of a feature, K answers.
 """
@@ -143,8 +143,8 @@ def search(
         A table of `HITS`, best first.
 
     Raises:
-        PedAlignError: The sentence is empty, ``k`` is below 1, or the index belongs to another
-            model.
+        PedAlignError: The sentence is empty, ``k`` is below 1, the index belongs to another
+            model, or this one has no fusion encoder and should rerank.
     """
     if not text.strip():
         raise PedAlignError(
@@ -157,6 +157,12 @@ def search(
             f"{index.folder}: made by model {index.model[:12]}, asked by {encoder.revision[:12]}",
             "sentences and images are compared in the space of one model",
             "build the index again with this model, or search with the other one",
+        )
+    if rerank and not encoder.fuses:
+        raise PedAlignError(
+            f"{index.folder}: its model is a dual encoder, which was asked to rerank",
+            "only a model with a fusion encoder, such as MRA, looks at the first images again",
+            "search without --rerank: the images are ranked by the cosine",
         )
     wanted = max(k, candidates) if rerank else k
     scores, places = index.nearest(encoder.encode_texts([text]), wanted)

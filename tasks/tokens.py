@@ -1,4 +1,7 @@
-"""Captions to WordPiece ids, and the masking of masked language modelling.
+"""Captions to ids, and the masking of masked language modelling.
+
+BERT's word pieces and CLIP's byte pairs are read; CLIP has no mask token, so that its words are
+never masked.
 
 What is unusual: masking works on the ids of one caption with a generator seeded from the caption's
 uid, so a caption is masked the same way wherever and in whatever order it is met. Two readings of
@@ -10,6 +13,7 @@ Shapes: B captions, L positions.
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +21,12 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from transformers import BertTokenizerFast
+from transformers import (
+    BertTokenizerFast,
+    CLIPTokenizer,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+)
 
 from tasks.errors import PedAlignError
 
@@ -61,23 +70,26 @@ class Words:
     """A tokenizer with the project's caption clean-up and fixed length."""
 
     def __init__(
-        self, tokenizer: BertTokenizerFast, length: int, cleaning: Cleaning = "raw"
+        self, tokenizer: PreTrainedTokenizerBase, length: int, cleaning: Cleaning = "raw"
     ) -> None:
         """Wrap a tokenizer.
 
         Args:
-            tokenizer: WordPiece, from `load_tokenizer`.
-            length: Positions L of every caption, [CLS] and [SEP] included; also the most words.
+            tokenizer: Of BERT or CLIP, from `load_tokenizer`.
+            length: Positions L of every caption, start and end included; also the most words.
             cleaning: See `clean_caption`.
         """
         self.tokenizer, self.length, self.cleaning = tokenizer, length, cleaning
+        self.masks = tokenizer.mask_token is not None
+        """Whether `mask` can be called."""
         ids = tokenizer.get_vocab()  # of a piece that stands twice in vocab.txt, the last
         self.continues = np.zeros(max(ids.values()) + 1, dtype=np.bool_)
-        self.continues[[at for piece, at in ids.items() if piece.startswith("##")]] = True
-        """(V,) whether a piece goes on with the word before it."""
-        self.mask_id = int(tokenizer.mask_token_id)
+        if self.masks:
+            self.continues[[at for piece, at in ids.items() if piece.startswith("##")]] = True
+        """(V,) whether a piece goes on with the word before it; CLIP's pieces do not tell."""
+        self.mask_id = int(tokenizer.mask_token_id) if self.masks else None
         self.pad_id = int(tokenizer.pad_token_id)
-        self.sep_id = int(tokenizer.sep_token_id)
+        self.sep_id = int(tokenizer.sep_token_id if self.masks else tokenizer.eos_token_id)
 
     def encode(self, captions: list[str]) -> tuple[Ids, Ids]:
         """Tokenise captions.
@@ -106,7 +118,16 @@ class Words:
 
         Returns:
             masked ids (L,) and labels (L,), `IGNORED` where nothing is predicted.
+
+        Raises:
+            PedAlignError: The tokenizer has no mask token.
         """
+        if self.mask_id is None:
+            raise PedAlignError(
+                f"masked words for a {type(self.tokenizer).__name__}",
+                "masked language modelling puts a mask token in their place, and CLIP has none",
+                "set the objective's mlm_weight to 0, or start from a BERT",
+            )
         usable = len(ids)
         if not masking.pads:
             usable = int((ids != self.pad_id).sum()) - 1  # without [SEP]
@@ -144,33 +165,62 @@ class Words:
         return places
 
 
-def load_tokenizer(folder: Path | str) -> BertTokenizerFast:
-    """Load the WordPiece tokenizer of a model's folder (or of a model named on the hub).
+def load_tokenizer(folder: Path | str) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a model's folder (or of a model named on the hub): BERT's or CLIP's.
 
     Raises:
         PedAlignError: There is none, or it lacks a special token that training needs.
     """
-    if Path(folder).is_dir() and not any(
-        (Path(folder) / name).exists() for name in ("tokenizer.json", "vocab.txt")
+    clip = _is_clip(folder)
+    if (
+        not clip
+        and Path(folder).is_dir()
+        and not any((Path(folder) / name).exists() for name in ("tokenizer.json", "vocab.txt"))
     ):
         raise PedAlignError(
             f"{folder}: neither tokenizer.json nor vocab.txt",
             "a text model's folder holds its tokenizer",
-            "copy vocab.txt of the model there, or name a folder that has it",
+            "copy vocab.txt of the model there (CLIP: vocab.json and merges.txt), or name a "
+            "folder that has it",
         )
     try:
-        tokenizer = BertTokenizerFast.from_pretrained(str(folder))
+        kind = CLIPTokenizer if clip else BertTokenizerFast
+        tokenizer: PreTrainedTokenizerBase = kind.from_pretrained(str(folder))
     except (OSError, ValueError) as error:
         raise PedAlignError(
             f"{folder}: no tokenizer could be loaded ({str(error).splitlines()[0]})",
             "a local folder in transformers' layout, or a model that the hub or its cache has",
             "correct the path, or download the model once while there is a network",
         ) from error
-    for name in ("mask_token", "pad_token", "sep_token", "cls_token"):
+    needed = ("bos_token", "eos_token", "pad_token") if clip else (
+        "mask_token", "pad_token", "sep_token", "cls_token"
+    )  # fmt: skip
+    for name in needed:
         if getattr(tokenizer, name) is None:
             raise PedAlignError(
                 f"{folder}: the tokenizer has no {name}",
-                "training needs [MASK], [PAD], [SEP] and [CLS]",
-                "use the tokenizer of a BERT model",
+                "training needs [MASK], [PAD], [SEP] and [CLS] of a BERT; start, end and padding "
+                "of a CLIP",
+                "use the tokenizer of a BERT or CLIP model",
             )
     return tokenizer
+
+
+def _is_clip(folder: Path | str) -> bool:
+    """Whether a folder, or a model on the hub, has CLIP's tokenizer."""
+    path = Path(folder)
+    if not path.is_dir():
+        try:
+            config, _ = PreTrainedConfig.get_config_dict(str(folder))
+        except (OSError, ValueError):
+            return False
+        return str(config.get("model_type", "")).startswith("clip")
+    settings = path / "tokenizer_config.json"
+    if settings.exists():
+        try:
+            named = json.loads(settings.read_text(encoding="utf-8")).get("tokenizer_class")
+        except (ValueError, AttributeError):
+            named = None
+        if named is not None:
+            return str(named).startswith("CLIP")
+    return (path / "vocab.json").exists() and (path / "merges.txt").exists()

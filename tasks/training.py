@@ -5,19 +5,18 @@ It does not know what it trains: an objective takes a batch and a generator and 
 What is unusual: nothing random lives in the loop. A step's dropout and negatives are seeded from
 the step's number and a pair's augmentation from its uid, so the running checkpoint is weights,
 optimiser and step, and a killed training goes on to bit-for-bit the same result (same machine,
-device, dtype and thread count). Group and schedule rules are the release's (PAPERS.md 1.8, A1).
+device, dtype and thread count). Which parameter learns how fast is `tasks.rates`' matter.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -27,7 +26,8 @@ from tqdm import tqdm
 from models.recomputing import recompute_layers
 from models.team import average, join, number
 from tasks.errors import PedAlignError
-from tasks.params import NonNegative, Positive, PositiveFloat, Strings, params
+from tasks.params import NonNegative, Positive, PositiveFloat, params
+from tasks.rates import FAST, Schedule, parameter_groups, schedule_factor, warmup_steps
 from tasks.running import RUNNING, read_running, write_running
 from tasks.runtime import runtime
 from tasks.shards import item_seed
@@ -35,10 +35,6 @@ from tasks.shards import item_seed
 log = logging.getLogger(__name__)
 
 BETAS, EPSILON = (0.9, 0.98), 1e-8
-FAST = 2.0
-"""How much faster the groups named by ``doubled`` learn."""
-
-Schedule = Literal["linear", "step"]
 Row = dict[str, float]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
 
@@ -55,19 +51,21 @@ class TrainingParams:
     """Peak learning rate."""
     schedule: Schedule
     """After warm-up: ``linear`` to ``floor``; ``step`` is linear times 1, 0.5 from four and 0.2
-    from seven times the warm-up on."""
+    from seven times the warm-up on (MRA's); ``multistep`` stays, and falls to a tenth after a
+    third, two thirds and five sixths of all steps (LGUR's)."""
     floor: NonNegativeFloat
     """Learning rate that the schedule ends at; 0 as released, 5e-6 in the paper's pretraining."""
     warmup: Annotated[int | float, Field(ge=0)]
     """Steps of warm-up; below 1, the share of all steps."""
     weight_decay: NonNegativeFloat
     """AdamW's decay; biases and normalisation layers have none."""
-    doubled: Strings
-    """Regular expressions: parameters whose names match one learn twice as fast."""
+    rates: dict[str, PositiveFloat]
+    """Regular expression to factor: parameters whose names match learn that many times as fast."""
     chunks: Positive
-    """Equal consecutive parts of a batch that stand for the released run's devices. It counts only
-    where the model's reading has ``local_negatives``, ``local_statistics`` or
-    ``shared_contrast``, and does not depend on the number of processes."""
+    """Equal consecutive parts of a batch that stand for the released run's devices, whatever the
+    number of processes. Of MRA it counts only where the model's reading has ``local_negatives``,
+    ``local_statistics`` or ``shared_contrast``; of UniPT's pretraining always; elsewhere it is
+    1."""
     micro_batch: NonNegative
     """Rows encoded, and pairs fused, at a time, and again in the backward pass: memory is that of
     so many rows, the losses are those of the whole batch. 0 takes all at once."""
@@ -81,91 +79,6 @@ class TrainingParams:
         if self.floor > self.learning_rate:
             raise ValueError("floor is a learning rate that is not above the peak")
         return self
-
-
-# ------------------------------------------------------------------ schedule and groups
-
-
-def warmup_steps(warmup: float, total: int) -> int:
-    """Steps of warm-up: a number of steps, or a share of ``total`` where it is below 1."""
-    return int(warmup * total) if warmup < 1 else int(warmup)
-
-
-def schedule_factor(
-    schedule: Schedule, step: int, total: int, warmup: int, floor: float = 0.0
-) -> float:
-    """Learning rate at a step, as a share of the peak (A1).
-
-    Args:
-        schedule: Its name.
-        step: From 0.
-        total: Steps that the schedule is laid out for.
-        warmup: Steps of linear warm-up, the first at 0.
-        floor: Share that it falls to and never below, once warmed up.
-    """
-    if step < warmup:
-        return step / warmup
-    if total <= warmup:
-        return 1.0
-    left = floor + (1 - floor) * max(0.0, (total - step) / (total - warmup))
-    if schedule == "linear":
-        return left
-    return max(floor, left * (1.0 if step < 4 * warmup else 0.5 if step < 7 * warmup else 0.2))
-
-
-def decays(name: str) -> bool:
-    """Whether weight decay applies: to all but biases (position tables too) and norm layers.
-
-    As in the release the name decides, so BatchNorm in the contrastive heads and LayerNorm in the
-    matching head, being numbered members of a Sequential, do decay.
-    """
-    return "bias" not in name and "norm" not in name.lower()
-
-
-def parameter_groups(
-    named: Iterable[tuple[str, nn.Parameter]],
-    learning_rate: float,
-    weight_decay: float,
-    doubled: tuple[str, ...],
-) -> list[dict[str, Any]]:
-    """Sort parameters into AdamW's groups.
-
-    Args:
-        named: Names and parameters; those that take no gradient are left out.
-        learning_rate: Peak.
-        weight_decay: Of those that `decays`.
-        doubled: Regular expressions of the names that learn `FAST` times as fast.
-
-    Returns:
-        Up to four groups with ``params``, ``names``, ``peak`` and ``weight_decay``.
-
-    Raises:
-        PedAlignError: An expression matches no parameter, so it would silently do nothing.
-    """
-    found: dict[tuple[float, float], tuple[list[nn.Parameter], list[str]]] = {}
-    unused = set(doubled)
-    for name, parameter in named:
-        if not parameter.requires_grad:
-            continue
-        hits = {pattern for pattern in doubled if re.search(pattern, name)}
-        unused -= hits
-        key = (learning_rate * (FAST if hits else 1.0), weight_decay if decays(name) else 0.0)
-        members, names = found.setdefault(key, ([], []))
-        members.append(parameter)
-        names.append(name)
-    if unused:
-        raise PedAlignError(
-            f"`doubled`: {sorted(unused)} match no parameter",
-            "each expression names parameters of the model that learn twice as fast",
-            "correct it, for example to text_encoder.cls or vision_encoder.encoder.layers.1",
-        )
-    return [
-        {"params": members, "names": names, "peak": peak, "lr": peak, "weight_decay": decay}
-        for (peak, decay), (members, names) in sorted(found.items())
-    ]
-
-
-# ------------------------------------------------------------------ the loop
 
 
 @dataclass(frozen=True)
@@ -219,22 +132,30 @@ class Loop:
 
         Args:
             objective: ``objective(batch, generator)`` gives named losses and their sum "loss".
-                It may have ``chunks``, into which it divides a batch, and ``doubled``,
-                expressions for what its model's reading lets learn twice as fast.
+                It may have ``chunks``, into which it divides a batch, ``micro_batch``, and
+                ``doubled``, expressions for what its model's reading lets learn twice as fast.
             plan: How long.
             settings: How.
             device: Where to compute.
 
         Raises:
-            PedAlignError: The batch is not divisible, or an expression matches no parameter.
+            PedAlignError: The batch is not divisible, an expression matches no parameter, or the
+                objective knows nothing of the parts that are asked for.
         """
         self.objective, self.plan, self.settings, self.device = objective, plan, settings, device
+        for name, idle in (("chunks", 1), ("micro_batch", 0)):
+            if (value := getattr(settings, name)) != idle and not hasattr(objective, name):
+                raise PedAlignError(
+                    f"training.{name} is {value}, and this objective takes a batch whole",
+                    "a parameter never does nothing in silence",
+                    f"set {name} to {idle}",
+                )
         chunks = getattr(objective, "chunks", 1)
         if chunks > 1 and (plan.batch % chunks or plan.batch < 2 * chunks):
             raise PedAlignError(
                 f"a batch of {plan.batch} in {chunks} chunks",
-                "where the reading imitates the released run's devices, a batch is divided into "
-                "equal parts of two pairs at least",
+                "where the released run's devices are imitated, a batch is divided into equal "
+                "parts of two pairs at least",
                 "choose a batch that `chunks` divides, or set `chunks` to 1",
             )
         objective.to(device)
@@ -243,7 +164,7 @@ class Loop:
             objective.named_parameters(),
             settings.learning_rate,
             settings.weight_decay,
-            (*settings.doubled, *getattr(objective, "doubled", ())),
+            dict.fromkeys(getattr(objective, "doubled", ()), FAST) | settings.rates,
         )
         self.optimizer = torch.optim.AdamW(groups, betas=BETAS, eps=EPSILON, fused=True)
         self.joined = join(objective)

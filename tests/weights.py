@@ -36,12 +36,16 @@ from transformers import (
     CLIPTextModel,
     CLIPTokenizer,
     CLIPVisionConfig,
+    DeiTConfig,
+    DeiTForImageClassificationWithTeacher,
     RTDetrConfig,
     RTDetrForObjectDetection,
     RTDetrResNetConfig,
     SwinConfig,
     SwinForImageClassification,
     T5Tokenizer,
+    ViTConfig,
+    ViTForImageClassification,
     VitPoseBackboneConfig,
     VitPoseConfig,
     VitPoseForPoseEstimation,
@@ -49,6 +53,7 @@ from transformers import (
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.rt_detr.image_processing_pil_rt_detr import RTDetrImageProcessorPil
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 from transformers.models.vitpose.image_processing_pil_vitpose import VitPoseImageProcessorPil
 
 from tests.detectors import save_grounding_dino
@@ -378,6 +383,37 @@ def save_bert(folder: Path) -> None:
     }
     _rename(file, r"LayerNorm\.bias$", "LayerNorm.beta", unused)
     tokenizer.save_pretrained(folder)
+
+
+_SEEING = {
+    "image_size": 32, "patch_size": 8, "hidden_size": 16, "intermediate_size": 24,
+    "num_hidden_layers": 2, "num_attention_heads": 2,
+}  # fmt: skip
+
+
+def save_vit(folder: Path) -> None:
+    """A classifier as ``facebook/deit-small-patch16-224`` has it: a ViT, ImageNet's statistics."""
+    vit = ViTForImageClassification(ViTConfig(**_SEEING, num_labels=10))
+    _enlarge(vit).save_pretrained(folder)
+    mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    images = ViTImageProcessorPil(size={"height": 32, "width": 32}, image_mean=mean, image_std=std)
+    _save_images(folder, images, "ViTImageProcessor")
+
+
+def save_deit(folder: Path) -> None:
+    """A DeiT with its distillation token and both classifiers; UniPT's statistics."""
+    deit = DeiTForImageClassificationWithTeacher(DeiTConfig(**_SEEING, num_labels=10))
+    _enlarge(deit).save_pretrained(folder)
+    half = [0.5, 0.5, 0.5]
+    images = ViTImageProcessorPil(size={"height": 32, "width": 32}, image_mean=half, image_std=half)
+    _save_images(folder, images, "ViTImageProcessor")
+
+
+def _enlarge(model: Any) -> Any:
+    """Give every parameter weights that show: a fresh model's tokens and positions are zeros."""
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model
 
 
 def _save_images(folder: Path, processor: Any, name: str, whole: str = "") -> None:

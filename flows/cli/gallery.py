@@ -23,11 +23,11 @@ def index(
     out: Annotated[Path, typer.Option(help="Where the index goes")] = INDEX,
 ) -> None:
     """Embed a gallery, so that it can be searched. Goes on where it was interrupted."""
-    from tasks.encoder import MraEncoder
+    from tasks.encoder import RetrievalEncoder
     from tasks.gallery import build_index
     from tasks.runtime import runtime
 
-    built = build_index(MraEncoder.load(model), images, out, batch=runtime().batch_size)
+    built = build_index(RetrievalEncoder.load(model), images, out, batch=runtime().batch_size)
     console.print(
         f"{built.rows} images can be found; {built.rejected} could not be read; "
         f"{built.computed} parts embedded, {built.reused} reused. Index: {out}"
@@ -39,17 +39,20 @@ def search(
     k: Annotated[int, typer.Option("-k", help="How many answers", min=1)] = 10,
     index_folder: Annotated[Path, typer.Option("--index", help="What `index` wrote")] = INDEX,
     model: Annotated[Path, typer.Option(help="The checkpoint that built the index")] = MODEL,
-    # Off: on the small default model the fusion encoder ranks worse than the cosine alone.
-    rerank: Annotated[bool, typer.Option(help="Let the fusion encoder judge the best")] = False,
+    # Off: on the small default model the fusion encoder ranks worse than the cosine alone, and a
+    # dual encoder has none.
+    rerank: Annotated[
+        bool, typer.Option(help="Let the fusion encoder judge the best; a dual encoder has none")
+    ] = False,
     sheet: Annotated[Path, typer.Option(help="Where the picture goes")] = Path("search.png"),
 ) -> None:
     """Find the images that a sentence describes best: a table, and a contact sheet."""
-    from tasks.encoder import MraEncoder
+    from tasks.encoder import RetrievalEncoder
     from tasks.search import SearchIndex, hits_sheet
     from tasks.search import search as find
 
     opened = SearchIndex.open(index_folder)
-    hits = find(opened, MraEncoder.load(model), text, k=k, rerank=rerank)
+    hits = find(opened, RetrievalEncoder.load(model), text, k=k, rerank=rerank)
     table = Table(title=text)
     for column in ("rank", "score", "match", "image"):
         table.add_column(column, justify="left" if column == "image" else "right")

@@ -12,7 +12,7 @@ code is followed. What trains it is in `objectives`.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +22,10 @@ from models.mra.heads import apply_head, contrastive_head, normalise
 from models.mra.pooling import STRIPES, masked_mean, stripe_pool
 from models.mra.text import ImageKeys, TextEncoder, bert_config
 from models.mra.vision import VisionEncoder, swin_config
+from models.retrieval import RetrievalModel
 
 
-class MRA(nn.Module):
+class MRA(RetrievalModel):
     """Image-text retrieval with a fusion encoder.
 
     Attributes:
@@ -37,6 +38,9 @@ class MRA(nn.Module):
         itm_head: Matching head on a pair's fused [CLS]; its class 1 is "they match".
         temp: Learnable temperature; logits are cosines divided by it.
     """
+
+    config: MRAConfig
+    fuses: ClassVar[bool] = True
 
     def __init__(self, config: MRAConfig) -> None:
         super().__init__()
@@ -63,6 +67,11 @@ class MRA(nn.Module):
     def from_config(cls, config: MRAConfig) -> MRA:
         """A model with random weights (from torch's current seed)."""
         return cls(config)
+
+    @property
+    def needs_pads(self) -> bool:
+        """See `RetrievalModel`: so it is under `reading.pool_pads`."""
+        return self.config.reading.pool_pads
 
     # --- one modality ---------------------------------------------------------------------------
 
@@ -241,3 +250,20 @@ class MRA(nn.Module):
         from models.mra.starting import load_starting_weights
 
         return load_starting_weights(self, vision_folder, text_folder)
+
+    def start_from(self, folder: str | Path) -> dict[str, list[str]]:
+        """Start the encoders from a checkpoint of either road.
+
+        A dual encoder has a Swin and a BERT, nothing that fuses: BERT's upper layers go into the
+        fusion encoder, as where training starts from a plain BERT; its cross-attention starts
+        afresh, and so do all heads. (`from_pretrained` goes on with a whole MRA.)
+
+        Returns:
+            Parameter names under "loaded", "resized" (position tables) and "new".
+
+        Raises:
+            ValueError: A folder without a checkpoint, or with other encoders.
+        """
+        from models.dual.continuing import start_mra
+
+        return start_mra(self, Path(folder))

@@ -47,6 +47,8 @@ _SWIN_NAMES = {
     r"output\.dense": "mlp.fc2",
 }
 
+TEXT = "text_encoder."
+
 _SUFFIXES = (".pth", ".pt", ".bin")
 
 # What has to agree between a folder and the model, by the names of the transformers configs.
@@ -77,7 +79,7 @@ def vision_config(source: str | Path) -> SwinConfig:
         ValueError: A file that is no such Swin.
         OSError: No such folder, and no such name on the hub.
     """
-    file = _original_file(source)
+    file = original_file(source)
     if file is None:
         return SwinConfig.from_pretrained(source)
     sizes = _sizes(file, read_original(file))
@@ -100,7 +102,7 @@ def plain_swin(source: str | Path) -> SwinModel:
         ValueError: A file that is no such Swin.
         OSError: No such folder.
     """
-    file = _original_file(source)
+    file = original_file(source)
     if file is None:
         return SwinModel.from_pretrained(source, local_files_only=True)
     with torch.random.fork_rng(devices=[]):
@@ -121,9 +123,14 @@ def load_starting_weights(
     filled: dict[str, Tensor] = {}
     with torch.random.fork_rng(devices=[]):  # the throw-away models draw random weights
         if vision_folder is not None:
-            filled |= _read_vision(model, vision_folder, report)
+            encoder = model.vision_encoder
+            swin, resized = read_swin(vision_folder, encoder.config, encoder.state_dict())
+            filled |= {f"{VISION}{name}": tensor for name, tensor in swin.items()}
+            report["resized"] = sorted(f"{VISION}{name}" for name in resized)
         if text_folder is not None:
-            filled |= _read_text(model, text_folder)
+            config = BertConfig.from_pretrained(text_folder)
+            _check_sizes(config, model.text_encoder.config, _BERT_SIZES, text_folder)
+            filled |= {f"{TEXT}{name}": tensor for name, tensor in read_bert(text_folder).items()}
     own = model.state_dict()
     model.load_state_dict({**own, **filled})
     parameters = dict(model.named_parameters())
@@ -162,7 +169,7 @@ def read_original(file: Path) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
 
 
-def _original_file(source: str | Path) -> Path | None:
+def original_file(source: str | Path) -> Path | None:
     """The file under the original names that a source is or holds; None: transformers' layout.
 
     Raises:
@@ -191,19 +198,31 @@ def _sizes(file: Path, state: Mapping[str, Tensor]) -> VisionSizes:
         raise ValueError(f"{file}: {error} (of the original Swin)") from error
 
 
-def _read_vision(model: MRA, source: str | Path, report: Report) -> dict[str, Tensor]:
-    """Swin's weights, position tables resized to the model's windows."""
+def read_swin(
+    source: str | Path, wanted: Any, own: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], list[str]]:
+    """A Swin's weights for a `VisionEncoder`.
+
+    Args:
+        source: See `vision_config`.
+        wanted: The encoder's own config.
+        own: Its state.
+
+    Returns:
+        Its new state, tables resized to its windows, and their names.
+
+    Raises:
+        ValueError: A source whose sizes do not fit, or that is no Swin.
+    """
     config = vision_config(source)
-    _check_sizes(config, model.vision_encoder.config, _SWIN_SIZES, source)
-    file = _original_file(source)
-    own = model.vision_encoder.state_dict()
+    _check_sizes(config, wanted, _SWIN_SIZES, source)
+    file = original_file(source)
     state = _read_folder(source, config) if file is None else _read_file(file, own)
     fitted, resized = fit_tables(state, own)
     wrong = [name for name in own if fitted[name].shape != own[name].shape]
     if wrong:
         raise ValueError(f"{source}: of another shape than this model's: {wrong[:3]}")
-    report["resized"] = sorted(f"{VISION}{name}" for name in resized)
-    return {f"{VISION}{name}": tensor for name, tensor in fitted.items()}
+    return fitted, resized
 
 
 def _read_folder(folder: str | Path, config: SwinConfig) -> dict[str, Tensor]:
@@ -243,20 +262,25 @@ def _read_file(file: Path, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
-def _read_text(model: MRA, folder: str | Path) -> dict[str, Tensor]:
-    """BERT's weights; a folder without an MLM head leaves the model's own."""
-    config = BertConfig.from_pretrained(folder)
-    _check_sizes(config, model.text_encoder.config, _BERT_SIZES, folder)
+def read_bert(source: str | Path) -> dict[str, Tensor]:
+    """A BERT's weights for a `TextEncoder`; without an MLM head, none of one.
+
+    Args:
+        source: A folder in transformers' layout, or a name on the hub.
+
+    Raises:
+        ValueError: Tensors of the encoder are missing.
+    """
     bert, info = BertForMaskedLM.from_pretrained(
-        folder, config=config, dtype=torch.float32, output_loading_info=True
+        source, dtype=torch.float32, output_loading_info=True
     )
     missing = set(info["missing_keys"])
     _check_found(
-        {"missing_keys": [name for name in missing if not name.startswith("cls.")]}, folder
+        {"missing_keys": [name for name in missing if not name.startswith("cls.")]}, source
     )
     headless = any(name.startswith("cls.predictions.transform") for name in missing)
     return {
-        f"text_encoder.{name}": tensor
+        name: tensor
         for name, tensor in bert.state_dict().items()
         if not (headless and name.startswith("cls.") and not name.endswith("decoder.weight"))
     }

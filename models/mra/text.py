@@ -60,8 +60,11 @@ def bert_config(config: MRAConfig) -> BertConfig:
 
 
 def select(rows: Tensor, index: Tensor | None) -> Tensor:
-    """Rows by index, or all of them."""
-    return rows if index is None else rows.index_select(0, index)
+    """Rows (of two dimensions or more) by index, or all of them."""
+    if index is None:
+        return rows
+    # Flat rows: the gradient of more dimensions scatters single numbers, at five times the time.
+    return rows.flatten(1).index_select(0, index).view(len(index), *rows.shape[1:])
 
 
 def gather_positions(tokens_BLD: Tensor, positions_BK: Tensor) -> Tensor:

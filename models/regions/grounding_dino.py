@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 import numpy as np
 import torch
 
-from models.loading import check_tokenizer, load_model, load_processor
 from models.regions.batches import ahead, autocast, cut_batches, normalised, resized
+from models.regions.opening import open_detector
 from models.regions.prompts import caption_prompts, find_words, named_span, phrase_prompts
 from models.regions.proposals import Grounded, Proposals, check_batch, cut_boxes
 
@@ -81,7 +81,7 @@ class GroundingDino:
 
     def __init__(
         self,
-        model: torch.nn.Module,
+        model: Any,
         processor: Any,
         *,
         precision: Precision = "fp32",
@@ -92,7 +92,7 @@ class GroundingDino:
         self.model = model.eval().requires_grad_(False)
         self.device = next(model.parameters()).device
         self.processor, self.precision = processor, precision
-        self.max_tokens: int = self.model.config.max_text_len  # type: ignore[union-attr,assignment]
+        self.max_tokens: int = self.model.config.max_text_len
         self.box_threshold, self.text_threshold = box_threshold, text_threshold
         self.batch_size = batch_size
 
@@ -124,18 +124,16 @@ class GroundingDino:
         """
         from transformers import GroundingDinoForObjectDetection, GroundingDinoProcessor
 
-        words: Any = {
-            "what": "detector",
-            "remedy": "name IDEA-Research/grounding-dino-base or embedded",
-        }
-        processor = load_processor(GroundingDinoProcessor, name, revision=revision, **words)
-        model = load_model(
-            GroundingDinoForObjectDetection, name, dtype=torch.float32, revision=revision, **words
+        model, processor = open_detector(
+            GroundingDinoForObjectDetection,
+            GroundingDinoProcessor,
+            name,
+            example="IDEA-Research/grounding-dino-base",
+            revision=revision,
+            device=device,
         )
-        known = model.config.text_config.vocab_size
-        check_tokenizer(processor.tokenizer, known, name, **words)
         return cls(
-            model.to(device),
+            model,
             processor,
             precision=precision,
             box_threshold=box_threshold,

@@ -29,8 +29,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from models.loading import check_tokenizer, load_model, load_processor
 from models.regions.batches import ahead, autocast, normalised, resized, to_square
+from models.regions.opening import open_detector
 from models.regions.proposals import Proposals, check_batch, cut_boxes
 
 if TYPE_CHECKING:
@@ -116,16 +116,15 @@ class Owl:
             "owlv2": (transformers.Owlv2ForObjectDetection, transformers.Owlv2Processor),
             "owlvit": (transformers.OwlViTForObjectDetection, transformers.OwlViTProcessor),
         }
-        words: Any = {
-            "what": "detector",
-            "remedy": "name google/owlv2-base-patch16-ensemble or embedded",
-        }
-        processor = load_processor(classes[kind][1], name, revision=revision, **words)
-        model = load_model(classes[kind][0], name, dtype=torch.float32, revision=revision, **words)
-        known = model.config.text_config.vocab_size
-        check_tokenizer(processor.tokenizer, known, name, **words)
+        model, processor = open_detector(
+            *classes[kind],
+            name,
+            example="google/owlv2-base-patch16-ensemble",
+            revision=revision,
+            device=device,
+        )
         return cls(
-            model.to(device),
+            model,
             processor,
             precision=precision,
             box_threshold=box_threshold,

@@ -38,11 +38,15 @@ from tasks.pairs import LOOK, prepare_pairs
 from tasks.params import Fraction, NonNegative, Positive, PositiveFloat, params
 from tasks.running import RUNNING
 from tasks.runtime import runtime
+from tasks.target import check_captions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from models.dad.objective import DaDObjective
+
+NONE = "none"
+"""Method that trains nothing."""
 
 
 @params
@@ -75,9 +79,10 @@ class Focus:
 class AdaptParams:
     """Section ``adapt``: how the DaD adapter is trained."""
 
-    method: Literal["controlnet", "lora"]
+    method: Literal["controlnet", "lora", "none"]
     """``controlnet``: the paper's, copies of the base's encoder fed with a white image. ``lora``:
-    low-rank updates of the attention of the base's UNet; far fewer weights, no cost in sampling."""
+    low-rank updates of the attention of the base's UNet; far fewer weights, no cost in sampling.
+    ``none``: nothing is trained, for a run whose pictures are taken as they are."""
     rank: Positive
     """Method lora: rank of the updates."""
     alpha: PositiveFloat
@@ -150,6 +155,7 @@ def train_dad(
     run_folder: Path,
     device: torch.device | str = "cpu",
     *,
+    captions: Path | None = None,
     checkpoint_seconds: float = 30.0,
     progress: Callable[[int, int, float], None] | None = None,
 ) -> AdaptResult:
@@ -163,6 +169,8 @@ def train_dad(
             cache, the running checkpoint, the samples and, last, the finished adapter.
         device: Where to compute. Called in several processes that accelerate has joined,
             each computes its part of a batch and the first one writes.
+        captions: Side table of the target's captions, such as `describe` leaves; None where those
+            of its shards count.
         checkpoint_seconds: Wall time between checkpoints; changes no result.
         progress: Called with step, steps and loss, after every step.
 
@@ -170,9 +178,15 @@ def train_dad(
         Where the adapter is, and how the training went.
 
     Raises:
-        PedAlignError: No base, no data, a batch that cannot be divided, a foreign run folder, or a
-            loss that is not finite.
+        PedAlignError: Nothing to train, no base, no data, not one caption, a batch that cannot be
+            divided, a foreign run folder, or a loss that is not finite.
     """
+    if section.method == NONE:
+        raise PedAlignError(
+            "adapt.method is none and something is to be trained",
+            "with method none nothing is trained",
+            "set adapt.method to controlnet or lora",
+        )
     if diffusion.precision == "fp16":
         raise PedAlignError(
             "diffusion.precision is fp16",
@@ -180,11 +194,18 @@ def train_dad(
             "set diffusion.precision to bf16, or to fp32",
         )
     objective = _objective(open_base(diffusion, device), diffusion.size, section)
+    check_captions(target, captions)
     base, _ = objective.running()  # with LoRA the plain UNet is let go
     if number() > 0:
         wait()  # the first process encodes for all
     data = prepare_pairs(
-        target, base, diffusion.size, run_folder / "pairs", cache=section.cache, mirror=section.flip
+        target,
+        base,
+        diffusion.size,
+        run_folder / "pairs",
+        captions=captions,
+        cache=section.cache,
+        mirror=section.flip,
     )
     if number() == 0:
         wait()

@@ -1,4 +1,4 @@
-"""How the shipped captioner and poser are trained: one loop, one command line, one record.
+"""How the shipped captioner, poser and CLIP are trained: one loop, one command line, one record.
 
 What differs between them is the network and its loss; batches of a pool, the optimiser, averaged
 weights and what training.json says are the same.
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from tasks.base.pool import PEOPLE, Pool, draw_pool
+from tasks.base.pool import PEOPLE, SIZE, Pool, draw_pool
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -125,10 +125,15 @@ def command_line(
     return args, plan
 
 
-def held_out(measure: Callable[[Pool], dict[str, float]], work: Path) -> dict[str, Any]:
+def held_out(
+    measure: Callable[[Pool], dict[str, float]], work: Path, size: tuple[int, int] = SIZE
+) -> dict[str, Any]:
     """Measure a trained model on new people, in the source look and in random ones."""
     looks = (("source", 1.0), ("random", 0.0))
-    return {look: measure(draw_pool(HELD_OUT, share, HELD_OUT_SEED, work)) for look, share in looks}
+    return {
+        look: measure(draw_pool(HELD_OUT, share, HELD_OUT_SEED, work, size))
+        for look, share in looks
+    }
 
 
 def write_record(

@@ -3,7 +3,7 @@
 The looks are the source's and random others, by `tasks.world.batches`, which has no way to ask for
 the target's cameras. People are drawn afresh from the seed; none is a person of a written dataset.
 
-Shape legend: N pictures, H x W = 96 x 48 pixels, K = 17 keypoints.
+Shape legend: N pictures, H x W pixels (96 x 48 unless asked), K = 17 keypoints.
 """
 
 from __future__ import annotations
@@ -45,9 +45,19 @@ class Pool:
     """The person's attributes."""
     seen: list[list[str]]
     """The parts that can be seen."""
+    actions: list[str]
+    """walking or standing."""
+    views: list[str]
+    """From where the person is seen: front, back left, ..."""
 
 
-def draw_pool(images: int, source_share: float, seed: int, folder: Path | None = None) -> Pool:
+def draw_pool(
+    images: int,
+    source_share: float,
+    seed: int,
+    folder: Path | None = None,
+    size: tuple[int, int] = SIZE,
+) -> Pool:
     """Draw a pool, or read the one that the folder holds.
 
     Args:
@@ -56,21 +66,22 @@ def draw_pool(images: int, source_share: float, seed: int, folder: Path | None =
             by hundreds, so any stretch of the pool has both.
         seed: Source of all randomness.
         folder: Where it is kept; None keeps nothing.
+        size: Height and width of the pictures, pixels.
     """
-    name = f"pool-{images}-{source_share:g}-{seed}"
+    name = f"pool-{images}-{source_share:g}-{seed}-{size[0]}x{size[1]}"
     if folder is not None and (folder / f"{name}.json").exists():
         facts = json.loads((folder / f"{name}.json").read_text())
         pixels = np.load(folder / f"{name}.npy", mmap_mode="r")
         return Pool(pixels, np.array(facts.pop("keypoints"), np.float32), **facts)
     rng = np.random.default_rng(seed)
-    pixels = np.empty((images, *SIZE, 3), np.uint8)
+    pixels = np.empty((images, *size, 3), np.uint8)
     keypoints = np.empty((images, 17, 3), np.float32)
-    captions, labels, seen = [], [], []
+    captions, labels, seen, actions, views = [], [], [], [], []
     for start in tqdm(range(0, images, _BATCH), desc="pool", mininterval=10):
         count = min(_BATCH, images - start)
         number = start // _BATCH
         plain = int((number + 1) * source_share) > int(number * source_share)
-        part, _, people, drawings = sample_batch(rng, count, "source" if plain else "random", SIZE)
+        part, _, people, drawings = sample_batch(rng, count, "source" if plain else "random", size)
         pixels[start : start + count] = part
         for index, (person, drawing) in enumerate(zip(people, drawings, strict=True)):
             keypoints[start + index] = drawing.keypoints
@@ -79,12 +90,15 @@ def draw_pool(images: int, source_share: float, seed: int, folder: Path | None =
             )
             labels.append(person.labels())
             seen.append(sorted(drawing.boxes))
+            actions.append(drawing.action)
+            views.append(drawing.view)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         np.save(folder / f"{name}.npy", pixels)
-        facts = {"keypoints": keypoints.tolist(), "captions": captions, "labels": labels}
-        (folder / f"{name}.json").write_text(json.dumps(facts | {"seen": seen}))
-    return Pool(pixels, keypoints, captions, labels, seen)
+        facts = {"captions": captions, "labels": labels, "seen": seen}
+        facts |= {"keypoints": keypoints.tolist(), "actions": actions, "views": views}
+        (folder / f"{name}.json").write_text(json.dumps(facts))
+    return Pool(pixels, keypoints, captions, labels, seen, actions, views)
 
 
 def soften(values_B3HW: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

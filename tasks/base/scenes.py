@@ -23,7 +23,7 @@ from tasks.world.backgrounds import background, obstacle
 from tasks.world.drawing import draw
 
 # The camera alone, after a person has been put into a larger place.
-from tasks.world.looks import SOURCE, _camera, random_look, render
+from tasks.world.looks import SOURCE, random_look, render, through_camera
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -145,7 +145,7 @@ def placed(
         if (high > low).all():
             (x0, y0), (x1, y1) = low.tolist(), high.tolist()
             found[part] = ((x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0)
-    return _camera(pixels[:, margin : margin + width], look_of, rng), found
+    return through_camera(pixels[:, margin : margin + width], look_of, rng), found
 
 
 def world_examples(images: int = IMAGES, seed: int = 0) -> list[Example]:

@@ -65,6 +65,8 @@ class TextFigures:
     """By optional attribute, in the order of the paper."""
     values: Mapping[str, Mapping[str, int]]
     """How often each value of each attribute was seen, the most frequent first."""
+    scores: Mapping[str, float]
+    """Mean probability of each attribute's values where they were seen."""
     templates: int
     """Different templates."""
     diversity: Diversity
@@ -122,6 +124,9 @@ class TextCounting:
                 for name, count in counts.items()
             },
             values=values,
+            scores={
+                name: self._scores[name] / sum(found.values()) for name, found in values.items()
+            },
             templates=len(self._templates),
             diversity=self._diversity.diversity(),
         )

@@ -25,6 +25,8 @@ from tasks.batches import Pairs
 from tasks.shards import atomic_write
 
 CMC_RANKS = 50
+_COLUMNS = {"reranked": "recall", "itc": "recall_itc", "matching": "recall_matching"}
+"""Column of cmc.csv by ranking."""
 
 QUERIES = pa.schema(
     [
@@ -55,11 +57,13 @@ class Evaluation:
 
     metrics: dict[str, Any]
     """Re-ranked R1, R5, R10, mAP, mINP in percent; the same under ``itc`` (features alone) and
-    ``matching`` (logits alone); ``chance``; counts; how scores were mixed, in what precision."""
+    ``matching`` (logits alone); ``chance``; counts; how scores were mixed, in what precision.
+    Without re-ranking the whole is ``itc``'s, ``reranked`` is false and nothing is said of
+    logits."""
     cmc: dict[str, list[float]]
-    """R@k for k from 1, in percent, by ranking."""
+    """R@k for k from 1, in percent, by ranking; ``matching`` only where pairs were judged."""
     queries: pa.Table
-    """Schema `QUERIES`."""
+    """Schema `QUERIES`; what logits alone would give is null where there are none."""
 
     def save(self, folder: Path) -> None:
         """Write metrics.json, cmc.csv and queries.parquet."""
@@ -67,8 +71,9 @@ class Evaluation:
         pq.write_table(self.queries, folder / "queries.parquet", row_group_size=1024)
         sink = io.StringIO()
         writer = csv.writer(sink, lineterminator="\n")
-        writer.writerow(["rank", "recall", "recall_itc", "recall_matching"])
-        curves = zip(*(self.cmc[name] for name in ("reranked", "itc", "matching")), strict=True)
+        names = [name for name in _COLUMNS if name in self.cmc]
+        writer.writerow(["rank", *(_COLUMNS[name] for name in names)])
+        curves = zip(*(self.cmc[name] for name in names), strict=True)
         for place, values in enumerate(curves, start=1):
             writer.writerow([place, *(round(value, 4) for value in values)])
         atomic_write(folder / "cmc.csv", sink.getvalue().encode())
@@ -88,7 +93,9 @@ def summed_up(
         notes: What metrics.json holds besides: how scores were mixed, in what precision.
     """
     gallery = len(gallery_ids)
-    rankings = {"reranked": found.reranked, "itc": found.itc, "matching": found.matching}
+    rankings = {"reranked": found.reranked, "itc": found.itc}
+    if found.matching is not None:
+        rankings["matching"] = found.matching
     length = min(CMC_RANKS, gallery)
     return Evaluation(
         metrics=_metrics(found, gallery) | notes,
@@ -123,14 +130,15 @@ def _metrics(found: Ranked, gallery: int) -> dict[str, Any]:
         **{name: int(counted[name]) for name in counts},
         "gallery": gallery,
         "itc": means(found.itc),
-        "matching": means(found.matching),
+        **({} if found.matching is None else {"matching": means(found.matching)}),
         "chance": random,
     }
 
 
 def _query_rows(pairs: Pairs, found: Ranked, gallery_ids: Tensor) -> pa.Table:
-    order, metrics = found.top_QT, found.reranked
+    order, metrics, matching = found.top_QT, found.reranked, found.matching
     correct = gallery_ids[order] == torch.from_numpy(pairs.person)[:, None]
+    nothing = pa.nulls(len(order))
     offsets = pa.array(np.arange(len(order) + 1) * order.shape[1], pa.int32())
 
     def lists(values: pa.Array) -> pa.Array:
@@ -146,8 +154,8 @@ def _query_rows(pairs: Pairs, found: Ranked, gallery_ids: Tensor) -> pa.Table:
         "inp": metrics.inverse_negative_penalty_Q.numpy(),
         "itc_first_rank": found.itc.first_rank_Q.numpy(),
         "itc_ap": found.itc.average_precision_Q.numpy(),
-        "matching_first_rank": found.matching.first_rank_Q.numpy(),
-        "matching_ap": found.matching.average_precision_Q.numpy(),
+        "matching_first_rank": nothing if matching is None else matching.first_rank_Q.numpy(),
+        "matching_ap": nothing if matching is None else matching.average_precision_Q.numpy(),
         "top10": lists(pairs.uids.take(pa.array(order.flatten().numpy()))),
         "correct": lists(pa.array(correct.flatten().numpy())),
         "scores": lists(pa.array(found.top_score_QT.flatten().float().numpy())),

@@ -54,8 +54,8 @@ class Difference:
     top10_changed: float
     """Share with other pictures among the first ten, whatever their order."""
     largest_cosine_difference: float
-    largest_logit_difference: float
-    """Over pairs that are candidates in both."""
+    largest_logit_difference: float | None
+    """Over pairs that are candidates in both; None where nothing was judged."""
 
     @property
     def moved(self) -> bool:
@@ -64,7 +64,7 @@ class Difference:
 
     def report(self) -> dict[str, Any]:
         """For metrics.json."""
-        body = {k: round(v, 6) for k, v in asdict(self).items()}
+        body = {k: round(v, 6) for k, v in asdict(self).items() if v is not None}
         return body | {"limit": LIMIT}
 
 
@@ -74,7 +74,8 @@ class Sampled:
 
     text_QE: Tensor
     image_GE: Tensor
-    judged: Judged
+    judged: Judged | None
+    """What the fusion encoder said; None where it was not asked."""
     ranked: Ranked
 
     @classmethod
@@ -82,21 +83,24 @@ class Sampled:
         cls,
         text_QE: Tensor,
         embedded: Embedded,
-        judged: Judged,
+        judged: Judged | None,
+        mixture: Mixture | None,
         query_ids_Q: Tensor,
         gallery_ids_G: Tensor,
         *,
-        similarity_weight: float,
-        processes: int,
         memory: int,
     ) -> Sampled:
-        """Rank some queries by themselves: scaled by their own extremes."""
-        mixture = Mixture.of(
-            judged.candidates,
-            judged.logit_VQK,
-            similarity_weight=similarity_weight,
-            processes=processes,
-        )
+        """Rank some queries by themselves: scaled by their own extremes.
+
+        Args:
+            text_QE: Features of these queries.
+            embedded: The split.
+            judged: What the fusion encoder said of them, if it was asked.
+            mixture: How that is mixed with the cosine.
+            query_ids_Q: Person of each of these queries.
+            gallery_ids_G: Person of each gallery image.
+            memory: Bytes for the scores of a chunk.
+        """
         top = min(10, len(gallery_ids_G))
         image_GE = embedded.image_GE
         ranked = rank(
@@ -111,15 +115,9 @@ def compare(full: Sampled, reduced: Sampled) -> Difference:
     changed = [first.hits(k) != second.hits(k) for k in RANKS]
     tops = [each.ranked.top_QT.sort(dim=1).values for each in (full, reduced)]
     gallery, queries = len(full.image_GE), len(full.text_QE)
-    logit = 0.0
-    for a, b in zip(full.judged.logit_VQK, reduced.judged.logit_VQK, strict=True):
-        # In each the pairs that are no candidates are marked, and so is every difference to them.
-        nan = torch.full((queries, gallery), torch.nan)
-        sides = [
-            nan.scatter(1, each.judged.candidates.index_QK.long(), logits)
-            for each, logits in ((full, a), (reduced, b))
-        ]
-        logit = max(logit, float((sides[0] - sides[1]).abs().nan_to_num(0).amax()))
+    logit = None
+    if full.judged is not None and reduced.judged is not None:
+        logit = _largest_logit(full.judged, reduced.judged, queries, gallery)
     cosines = [each.text_QE @ each.image_GE.T for each in (full, reduced)]
     return Difference(
         queries=queries,
@@ -129,6 +127,20 @@ def compare(full: Sampled, reduced: Sampled) -> Difference:
         largest_cosine_difference=float((cosines[0] - cosines[1]).abs().amax()),
         largest_logit_difference=logit,
     )
+
+
+def _largest_logit(full: Judged, reduced: Judged, queries: int, gallery: int) -> float:
+    """The largest difference of a logit of a pair that is a candidate in both."""
+    largest = 0.0
+    for a, b in zip(full.logit_VQK, reduced.logit_VQK, strict=True):
+        # In each the pairs that are no candidates are marked, and so is every difference to them.
+        nan = torch.full((queries, gallery), torch.nan)
+        sides = [
+            nan.scatter(1, each.candidates.index_QK.long(), logits)
+            for each, logits in ((full, a), (reduced, b))
+        ]
+        largest = max(largest, float((sides[0] - sides[1]).abs().nan_to_num(0).amax()))
+    return largest
 
 
 def _share(which_Q: Tensor) -> float:

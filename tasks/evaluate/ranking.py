@@ -6,7 +6,8 @@ of the gallery at a time, prepared texts for a block; candidates are (Q, K), nev
 image and every text is encoded once, an image's keys and values are made once a view, and pairs are
 judged image after image, texts in order of their length (`models.mra.reranking`).
 
-Everything here takes a model and tensors; `embed` alone knows of shards.
+Encoding takes any retrieval model, judging an MRA. Everything here takes a model and tensors;
+`embed` alone knows of shards.
 
 Shapes: Q queries, G gallery images, K candidates a query, R pairs, L word pieces, P image tokens,
 D width of a token, E width of a feature, N tokens of all texts one after the other.
@@ -26,6 +27,7 @@ from tqdm import tqdm
 from models.mra import MRA
 from models.mra.reranking import match_texts, prepare_texts
 from models.ranking import Candidates, choose_candidates
+from models.retrieval import RetrievalModel
 from tasks.augment import plain
 from tasks.batches import Pairs
 from tasks.evaluate.spill import Budget, Rows
@@ -86,7 +88,8 @@ class Embedded:
     """A split's pictures and captions as the model sees them."""
 
     images: list[Rows]
-    """Tokens of the pictures (G, P * D), one table for each of (plain, flipped)."""
+    """Tokens of the pictures (G, P * D), one table for each of (plain, flipped); none where only
+    features were asked for."""
     image_GE: Tensor
     """Features, averaged over plain and flipped; not normalised again, as released."""
     texts: TextTokens | None
@@ -95,7 +98,7 @@ class Embedded:
 
 
 def embed(
-    model: MRA,
+    model: RetrievalModel,
     words: Words,
     pairs: Pairs,
     pictures: Pictures,
@@ -141,7 +144,7 @@ def embed(
 
 
 def embed_images(
-    model: MRA,
+    model: RetrievalModel,
     batches: Iterable[Tensor],
     count: int,
     device: torch.device,
@@ -187,7 +190,7 @@ def embed_images(
 
 
 def embed_texts(
-    model: MRA,
+    model: RetrievalModel,
     ids_QL: Ints,
     mask_QL: Ints,
     device: torch.device,
@@ -212,15 +215,14 @@ def embed_texts(
     """
     budget = Budget(MEMORY // 2) if budget is None else budget
     length_Q = mask_QL.sum(1)
-    text_QE = torch.zeros(len(ids_QL), model.config.embed_dim)
+    text_QE = torch.zeros(len(ids_QL), model.feature_dim)
 
     def encoded() -> Iterator[tuple[Ints, Tensor, Tensor]]:
         order = by_length(length_Q)
         for start in range(0, len(order), batch):
             rows = order[start : start + batch]
-            # Where the feature averages over pads, all of them have to be there.
-            pads = model.config.reading.pool_pads
-            cut = ids_QL.shape[1] if pads else int(length_Q[rows].max())
+            # Where the feature depends on pads, all of them have to be there.
+            cut = ids_QL.shape[1] if model.needs_pads else int(length_Q[rows].max())
             ids_BL, mask_BL = (
                 torch.from_numpy(each[rows, :cut]).to(device) for each in (ids_QL, mask_QL)
             )

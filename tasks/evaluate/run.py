@@ -2,10 +2,10 @@
 
 Every caption of the split is a query, every picture of it a gallery image (also one without a
 caption), and a picture of the same person is a match. The gallery is ranked by the cosine of
-features (ITC); the first ``top_k`` are ranked again by the fusion encoder. Reported are the
-protocol's mixture of both, and each by itself. Out: ``metrics.json``, ``cmc.csv`` and
-``queries.parquet`` (a row a query, which the report's rank lists are made of). docs/evaluation.md
-is the protocol in words.
+features (ITC); where the model has a fusion encoder, it may rank the first ``top_k`` again.
+Reported are the protocol's mixture of both, and each by itself. Out: ``metrics.json``, ``cmc.csv``
+and ``queries.parquet`` (a row a query, which the report's rank lists are made of).
+docs/evaluation.md is the protocol in words.
 
 What is unusual: nothing grows with queries times images (`tasks.evaluate.ranking`,
 `models.ranking`), and reduced precision is used only after a sample of queries has shown that it
@@ -20,20 +20,23 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
+from pydantic import model_validator
 from torch import Tensor
 
 from models.mra import MRA
 from models.ranking import Mixture, rank, rank_by_features
+from models.retrieval import RetrievalModel
 from tasks.batches import Pairs, read_pairs
 from tasks.checkpoints import load_model
+from tasks.errors import PedAlignError
 from tasks.evaluate.findings import Evaluation, summed_up
 from tasks.evaluate.precision import Precision, Sampled, compare, computing, sample
-from tasks.evaluate.ranking import MEMORY, Embedded, embed, judge
-from tasks.params import Positive, params
+from tasks.evaluate.ranking import MEMORY, Embedded, Judged, embed, judge
+from tasks.params import NonNegative, Positive, params
 from tasks.pictures import Pictures
 from tasks.tokens import Cleaning, Words, load_tokenizer
 from tasks.training import NonNegativeFloat
@@ -47,18 +50,62 @@ TOP = 10
 class EvaluateParams:
     """Section ``evaluate`` of params.yaml."""
 
-    top_k: Positive
-    """Images a query that the fusion encoder looks at again; no more than the gallery has."""
+    top_k: NonNegative
+    """Images a query that the fusion encoder looks at again; no more than the gallery has. 0 ranks
+    by the cosine alone, as a dual encoder always does."""
     flip: bool
     """Whether to average over the picture and its mirror image."""
-    similarity_weight: NonNegativeFloat
-    """Weight of the scaled cosine beside the scaled matching score; 0.002 as released."""
+    similarity_weight: NonNegativeFloat | None
+    """Weight of the scaled cosine beside the scaled matching score; 0.002 as released. null where
+    ``top_k`` is 0, and only there."""
     processes: Positive | None
     """How many processes of the released evaluation to imitate: their filler rows raise the
     cosine's weight (four very likely gave the published numbers). 1 mixes as written; null does
-    as the checkpoint's reading says."""
+    as the checkpoint's reading says, and where ``top_k`` is 0."""
     precision: Precision
     """``fp32``, or ``bf16`` for encoding and re-ranking where a sample shows that ranks stay."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        idle = [
+            f"{name} is {value}"
+            for name, value in (
+                ("similarity_weight", self.similarity_weight),
+                ("processes", self.processes),
+            )
+            if value is not None
+        ]
+        if not self.top_k and idle:
+            raise ValueError(
+                f"top_k is 0 and {' and '.join(idle)}, which says how the fusion encoder's scores "
+                "are mixed in; set both to null, or top_k to 1 or more"
+            )
+        if self.top_k and self.similarity_weight is None:
+            raise ValueError(
+                f"top_k is {self.top_k} and similarity_weight is null; it is a number wherever "
+                "the fusion encoder's scores are mixed with the cosine (0.002 as released)"
+            )
+        return self
+
+
+def check_protocol(model: RetrievalModel, section: EvaluateParams, name: str = "") -> None:
+    """See to it that a model can rank as a protocol says, before anything is computed.
+
+    Args:
+        model: Any retrieval model.
+        section: The protocol.
+        name: What to call the model in the message, its folder say.
+
+    Raises:
+        PedAlignError: The protocol asks for a fusion encoder, and the model has none.
+    """
+    if section.top_k and not model.fuses:
+        raise PedAlignError(
+            f"{name or 'the model'}: a dual encoder, and top_k is {section.top_k}",
+            "only a model with a fusion encoder, such as MRA, can look at candidates again; a dual "
+            "encoder ranks by the cosine alone",
+            "set top_k to 0, and similarity_weight and processes to null",
+        )
 
 
 def evaluate(
@@ -87,9 +134,12 @@ def evaluate(
         progress: Called with the finished share and what was just done.
 
     Raises:
-        PedAlignError: No pictures with captions in that split, or no such checkpoint.
+        PedAlignError: No pictures with captions in that split, no such checkpoint, or one that
+            cannot rank so.
     """
-    model = load_model(checkpoint).to(device).eval()
+    model: RetrievalModel = load_model(checkpoint)
+    check_protocol(model, section, str(checkpoint))
+    model = model.to(device).eval()
     words = Words(load_tokenizer(checkpoint), model.config.max_tokens, cleaning)
     pairs, pictures = read_pairs(images, split=split, identity="person", bare=True)
     return evaluate_model(
@@ -107,7 +157,7 @@ def evaluate(
 
 @torch.inference_mode()
 def evaluate_model(
-    model: MRA,
+    model: RetrievalModel,
     words: Words,
     pairs: Pairs,
     pictures: Pictures,
@@ -119,19 +169,14 @@ def evaluate_model(
     progress: Callable[[float, str], None] | None = None,
 ) -> Evaluation:
     """Evaluate a loaded model; see `evaluate`."""
+    check_protocol(model, section)
     say = progress or _silent
     stage = _Evaluating(model, words, pairs, pictures, section, device, batch, memory)
     embedded, precision = stage.embed()
     say(0.3, "embedded")
-    with computing(precision["used"], device):
-        judged = judge(model, embedded, section.top_k, device, batch=batch, memory=memory)
-    say(0.9, "re-ranked")
-    mixture = Mixture.of(
-        judged.candidates,
-        judged.logit_VQK,
-        similarity_weight=section.similarity_weight,
-        processes=stage.processes,
-    )
+    judged = stage.judge(precision["used"], embedded, memory)
+    say(0.9, "re-ranked" if judged else "nothing to re-rank")
+    mixture = stage.mix(judged)
     found = rank(
         embedded.text_QE.to(device),
         embedded.image_GE.to(device),
@@ -142,19 +187,20 @@ def evaluate_model(
         memory=memory // 2,
     )
     say(1.0, "ranked")
-    notes = {
-        "processes": stage.processes,
-        "similarity_logits": round(mixture.similarity_logits, 4),
-        "precision": precision,
-    }
-    return summed_up(pairs, found, gallery_people(pairs), notes)
+    notes: dict[str, Any] = {"reranked": False}
+    if mixture is not None:
+        notes = {
+            "processes": mixture.processes,
+            "similarity_logits": round(mixture.similarity_logits, 4),
+        }
+    return summed_up(pairs, found, gallery_people(pairs), notes | {"precision": precision})
 
 
 @dataclass(frozen=True)
 class _Evaluating:
     """What the steps of one evaluation share."""
 
-    model: MRA
+    model: RetrievalModel
     words: Words
     pairs: Pairs
     pictures: Pictures
@@ -164,9 +210,43 @@ class _Evaluating:
     memory: int
 
     @property
-    def processes(self) -> int:
-        """Processes to imitate: the protocol's, or those of the checkpoint's reading."""
-        return self.section.processes or self.model.config.reading.score_processes
+    def fuser(self) -> MRA | None:
+        """The model, if candidates are looked at again; `check_protocol` has let it through."""
+        return self.model if self.section.top_k and isinstance(self.model, MRA) else None
+
+    def judge(
+        self,
+        precision: Precision,
+        embedded: Embedded,
+        memory: int,
+        queries: np.ndarray[Any, Any] | None = None,
+    ) -> Judged | None:
+        """Let the fusion encoder look at the candidates, if it is asked."""
+        if self.fuser is None:
+            return None
+        with computing(precision, self.device):
+            return judge(
+                self.fuser,
+                embedded,
+                self.section.top_k,
+                self.device,
+                batch=self.batch,
+                memory=memory,
+                queries=queries,
+            )
+
+    def mix(self, judged: Judged | None) -> Mixture | None:
+        """Mix what it said with the cosine."""
+        model, weight = self.fuser, self.section.similarity_weight
+        if judged is None or model is None or weight is None:
+            return None
+        return Mixture.of(
+            judged.candidates,
+            judged.logit_VQK,
+            similarity_weight=weight,
+            # The protocol's, or those of the checkpoint's reading.
+            processes=self.section.processes or model.config.reading.score_processes,
+        )
 
     def embed(self) -> tuple[Embedded, dict[str, Any]]:
         """Encode in the precision asked for, or in float32 where that moves ranks."""
@@ -207,6 +287,7 @@ class _Evaluating:
                 self.device,
                 flip=self.section.flip,
                 batch=self.batch,
+                tokens=self.fuser is not None,
                 memory=memory,
                 queries=queries,
             )
@@ -220,31 +301,21 @@ class _Evaluating:
     ) -> Sampled:
         """Rank the sampled queries, which ``embedded`` holds as numbers ``stored``."""
         memory = self.memory // 4
-        with computing(precision, self.device):
-            judged = judge(
-                self.model,
-                embedded,
-                self.section.top_k,
-                self.device,
-                batch=self.batch,
-                memory=memory,
-                queries=stored,
-            )
+        judged = self.judge(precision, embedded, memory, stored)
         return Sampled.of(
             embedded.text_QE[torch.from_numpy(stored)],
             embedded,
             judged,
+            self.mix(judged),
             torch.from_numpy(self.pairs.person[queries]),
             gallery_people(self.pairs),
-            similarity_weight=self.section.similarity_weight,
-            processes=self.processes,
             memory=memory,
         )
 
 
 @torch.inference_mode()
 def itc_rank1(
-    model: MRA,
+    model: RetrievalModel,
     words: Words,
     pairs: Pairs,
     pictures: Pictures,

@@ -7,11 +7,11 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
-from tasks.gap.picking import TRAIN
 from tasks.gap.rendering import PLAIN
 from tasks.judge.train import JudgeParams
 from tasks.params import Fraction, NonNegative, Positive, Strings, check_section, params
 from tasks.restyle.shard import RestyleParams
+from tasks.target import TRAIN
 
 Changes = dict[str, Any]
 """Fields of the section restyle to the values that an arm gives them."""

@@ -14,13 +14,12 @@ import pyarrow as pa
 from tasks.lookup import fetch, sample
 from tasks.schemas import IMAGES
 from tasks.shards import item_seed, iter_tables
+from tasks.target import TRAIN
 
 if TYPE_CHECKING:
     from collections.abc import Collection
     from pathlib import Path
 
-TRAIN = "train"
-"""The target's split that is trained on."""
 _PURPOSE = "gap"
 
 
@@ -29,14 +28,20 @@ def pick_source(folder: Path, count: int, seed: int) -> pa.Table:
     return _rows(folder, sample(folder, count, seed, _PURPOSE))
 
 
-def pick_prompts(folder: Path, count: int, seed: int) -> pa.Table:
+def pick_prompts(folder: Path, count: int, seed: int, captions: Path | None = None) -> pa.Table:
     """Choose captions of the target's train split: an arm that generates draws one picture each.
+
+    Args:
+        folder: The target's shards.
+        count: How many at most.
+        seed: Of the choice.
+        captions: Side table of the target's captions; None where those of its shards count.
 
     Returns:
         Rows of ``images`` in uid order, each with its first caption only; a row without one is
         left out.
     """
-    table = _rows(folder, sample(folder, 2 * count, seed, _PURPOSE, {"split": TRAIN}))
+    table = _rows(folder, sample(folder, 2 * count, seed, _PURPOSE, {"split": TRAIN}), captions)
     told = [[text for text in texts if text.strip()][:1] for texts in table["captions"].to_pylist()]
     at = table.schema.get_field_index("captions")
     table = table.set_column(at, table.schema.field(at), pa.array(told, pa.list_(pa.string())))
@@ -77,7 +82,9 @@ def pick_target(
     return first, second
 
 
-def _rows(folder: Path, uids: list[str]) -> pa.Table:
+def _rows(folder: Path, uids: list[str], captions: Path | None = None) -> pa.Table:
     columns = IMAGES.names
     found = fetch(folder, uids, columns)
-    return pa.Table.from_pylist([found[uid] for uid in sorted(found)], schema=IMAGES)
+    said = {} if captions is None else fetch(captions, found, ["captions"])
+    rows = [found[uid] | said.get(uid, {}) for uid in sorted(found)]
+    return pa.Table.from_pylist(rows, schema=IMAGES)

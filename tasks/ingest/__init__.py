@@ -3,8 +3,8 @@
 Reading order: `dataset` (the stage), `readers` (one iterator a layout), `plan` (what is a bad row
 and what is a bad dataset), `shard` (what a shard is made from, and its making), `picture` (what
 bytes are stored), `findings` (the report). Beside them: `raw` (safe reading, fingerprints),
-`crossing` (pictures in two datasets), `photos` (captions from region labels), `worlds` (the
-built-in world).
+`lmdb_pictures` (pictures out of a database), `crossing` (pictures in two datasets), `photos`
+(captions from region labels), `worlds` (the built-in world).
 
 What is unusual: a dataset is compared with what was published about it, and everything odd is
 kept, counted and shown, never silently mended.

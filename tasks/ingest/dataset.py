@@ -35,8 +35,9 @@ from tasks.errors import PedAlignError
 from tasks.images import ImageError
 from tasks.ingest.crossing import splits_shared, write_hashes
 from tasks.ingest.findings import IngestReport, make_report
-from tasks.ingest.plan import Plan, SplitParams, make_plan
-from tasks.ingest.raw import RawFolder, check_fingerprint
+from tasks.ingest.lmdb_pictures import LmdbPictures, check_inside
+from tasks.ingest.plan import SPLITS, Plan, SplitParams, make_plan
+from tasks.ingest.raw import check_fingerprint
 from tasks.ingest.readers import READERS, Place, annotation_files
 from tasks.ingest.shard import ShardSource, clear_plans, make_shard, read_evidence, write_plan
 from tasks.ingest.worlds import WorldFormat, WorldParams, draw_world
@@ -62,8 +63,15 @@ _PROBES = 200
 _WORLDS = {
     "world-source": ("mals", SOURCE_JSON, ""),
     "world-target": ("cuhk-pedes", TARGET_JSON, "imgs"),
+    "world-unlabelled": ("folder", "", ""),
 }
 """Format -> the reader, the annotation file and the images' folder of what is drawn."""
+_FREE = ("folder", "lmdb")
+"""Formats of anybody's own, which may lack captions and splits."""
+_CAPTIONLESS = {*_FREE, "world-unlabelled"}
+"""Formats whose images need no caption."""
+_CAPTIONS = {"world-source": ("train",), "world-unlabelled": ()}
+"""Format -> the splits with captions, where there is no choice."""
 
 
 @params
@@ -79,22 +87,25 @@ class IngestDatasetParams:
         "sda",
         "luperson-t",
         "folder",
+        "lmdb",
         "world-source",
         "world-target",
+        "world-unlabelled",
     ]
     """The dataset's layout; see `tasks.ingest.readers`."""
     root: str
     """The raw dataset's folder, a copy or a link. The built-in world is drawn into it."""
     annotation: str
-    """Annotation file, or a folder of them; data/nothing for the world and for a folder of images
-    without captions. A dependency of the stage."""
+    """Annotation file, or a folder of them; data/nothing for the world and for a folder or LMDB of
+    images without captions. A dependency of the stage."""
     fingerprint: str
     """The raw folder's fingerprint.json, by `pedalign fingerprint`; data/nothing for the world. A
     dependency of the stage."""
     files: str = "*.json"
     """Which files, if `annotation` is a folder."""
     images: str = ""
-    """Folder inside the root that the annotation's paths start from, such as imgs."""
+    """Folder inside the root that the annotation's paths start from, such as imgs; of `lmdb` the
+    database in it, a folder with data.mdb or a file."""
     shard_rows: Positive
     """Largest number of rows in a shard. About 64 to 128 MB: 8192 at 10 kB a picture."""
     min_side: Positive
@@ -102,7 +113,7 @@ class IngestDatasetParams:
     max_side: Positive
     """Longest side that is stored, in pixels; a larger picture is reduced."""
     split: SplitParams | None = None
-    """How to split a dataset that has no splits; `folder` only."""
+    """How to split a dataset that has no splits; `folder` and `lmdb` only."""
     world: WorldParams | None = None
     """What to draw; the built-in world only."""
 
@@ -110,16 +121,19 @@ class IngestDatasetParams:
         """Check that what is given is used and what is used is given."""
         drawn = self.format in _WORLDS
         if drawn != (self.world is not None):
-            raise ValueError("`world` is given for world-source and world-target, and only there")
+            raise ValueError("`world` is given for the formats world-*, and only there")
         if drawn and not (self.annotation == self.fingerprint == NOTHING and not self.images):
             raise ValueError(f"a world has annotation and fingerprint {NOTHING}, and no `images`")
         if self.format == "world-source" and self.world and self.world.images_per_person != 1:
             raise ValueError("in world-source every image is of another person: 1 each")
+        if self.world and self.world.captions != _CAPTIONS.get(self.format, self.world.captions):
+            found = f"`captions` of {self.format} is {list(_CAPTIONS[self.format])}"
+            raise ValueError(f"{found}; a choice is to be had in world-target only")
         if not drawn and self.fingerprint == NOTHING:
             raise ValueError("a raw dataset has a fingerprint, by `pedalign fingerprint ROOT`")
-        if self.annotation == NOTHING and not drawn and self.format != "folder":
-            raise ValueError("only `folder` does without an annotation file")
-        if self.split and self.format != "folder":
+        if self.annotation == NOTHING and not drawn and self.format not in _FREE:
+            raise ValueError("only `folder` and `lmdb` do without an annotation file")
+        if self.split and self.format not in _FREE:
             raise ValueError("the other formats have splits of their own; leave `split` out")
         if self.min_side > self.max_side:
             raise ValueError("min_side is not above max_side")
@@ -157,18 +171,24 @@ def open_dataset(section: IngestDatasetParams, name: str, plans: Path, workers: 
     if section.world:
         draw_world(cast("WorldFormat", section.format), root, section.world)
         reader, file, images = _WORLDS[section.format]
-        place = Place(root / images, str(root / file), file)
+        place = Place(root / images, str(root / file) if file else NOTHING, file)
     else:
         check_fingerprint(root, Path(section.fingerprint))
+    database = None
+    if section.format == "lmdb":
+        database = str(place.root)
+        check_inside(root, place.root)
+        images = ""  # a row is named by its key alone
     plan = make_plan(
         tqdm(READERS[reader](place), desc=f"read {name}", unit="entry", disable=None),
         name,
         images,
         section.split,
-        need_captions=section.format != "folder",
+        need_captions=section.format not in _CAPTIONLESS,
+        bare=[s for s in SPLITS if s not in section.world.captions] if section.world else (),
     )
-    _check_some_are_there(plan, RawFolder(root), name)
-    source = ShardSource(name, str(root), str(plans), section.min_side, section.max_side)
+    source = ShardSource(name, str(root), str(plans), section.min_side, section.max_side, database)
+    _check_some_are_there(plan, source)
     clear_plans(source)
     parts = partition(plan.rows["uid"].to_pylist(), section.shard_rows)
     with ThreadPoolExecutor(workers) as pool:
@@ -283,24 +303,31 @@ def _known_as(form: str, place: Place) -> str:
     return found.pop() if len(found) == 1 else ""
 
 
-def _check_some_are_there(plan: Plan, folder: RawFolder, name: str) -> None:
-    """Stop before reading half a million files that are somewhere else."""
+def _check_some_are_there(plan: Plan, source: ShardSource) -> None:
+    """Stop before reading half a million files that are somewhere else, or that are no pictures."""
     paths = plan.rows.filter(pc.is_null(plan.rows["error"]))["source_path"]
     probes = np.unique(np.linspace(0, len(paths) - 1, min(_PROBES, len(paths))).astype(int))
-    missing = []
-    for number in probes.tolist():
-        path = paths[number].as_py()
-        try:
-            folder.find(path)
-        except ImageError as error:
-            missing += [path] if error.reason == "missing" else []
-    if 2 * len(missing) > len(probes):
-        raise PedAlignError(
-            f"{name}: {len(missing)} of {len(probes)} images looked for are not there, such as "
-            f"{missing[0]}",
-            "an image lies at root/images/PATH, with the PATH of its entry",
-            "correct `root` or `images` in params.yaml, or unpack the images",
-        )
+    missing: list[str] = []
+    there: list[str] = []
+    with source.pictures() as pictures:
+        for number in probes.tolist():
+            path = paths[number].as_py()
+            try:
+                pictures.find(path)
+                there.append(path)
+            except ImageError as error:
+                (missing if error.reason == "missing" else there).append(path)
+        if 2 * len(missing) <= len(probes):
+            if isinstance(pictures, LmdbPictures):
+                pictures.check_values(there)
+            return
+    where = "under the KEY" if source.lmdb else "at root/images/PATH, with the PATH"
+    raise PedAlignError(
+        f"{source.dataset}: {len(missing)} of {len(probes)} images looked for are not there, such "
+        f"as {missing[0]}",
+        f"an image lies {where} of its entry",
+        "correct `root` or `images` in params.yaml, or unpack the images",
+    )
 
 
 def _annotated(plan: Plan, shard: Path) -> pa.Table:

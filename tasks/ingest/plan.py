@@ -25,7 +25,7 @@ from tasks.params import Fraction, NonNegative, params
 from tasks.shards import image_uid, item_seed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
     from tasks.ingest.readers import Entry
 
@@ -112,6 +112,7 @@ def make_plan(
     split: SplitParams | None = None,
     *,
     need_captions: bool = True,
+    bare: Collection[str] = (),
 ) -> Plan:
     """Check every entry and the dataset as a whole.
 
@@ -121,13 +122,17 @@ def make_plan(
         images: Folder inside the dataset that the entries' paths start from.
         split: How to split where an entry has no split.
         need_captions: Reject images without a caption.
+        bare: Splits whose images may be without one all the same.
 
     Raises:
         PedAlignError: A fault of the dataset; see the module.
     """
     notes = _Notes()
     rows = pa.Table.from_batches(
-        _batches(_row(e, dataset, images, split, notes, need_captions) for e in entries),
+        _batches(
+            _row(e, dataset, images, split, notes, need_captions and e.split not in bare)
+            for e in entries
+        ),
         schema=PLAN,
     )
     if not rows.num_rows:
@@ -283,6 +288,13 @@ def _check_entries(rows: pa.Table, dataset: str) -> None:
                 "most entries have the keys of the dataset's layout",
                 "check `format` and `annotation`: this may be another dataset's file",
             )
+    outside = [error for error in wrong if error.startswith("unsafe-path")]
+    if 2 * len(outside) > rows.num_rows:
+        raise PedAlignError(
+            f"{dataset}: {len(outside)} of {rows.num_rows} paths lead elsewhere ({outside[0]})",
+            "a path is relative to the images' folder, with forward slashes",
+            "cut off the folder that stands before the paths, in a copy of the annotation",
+        )
 
 
 def _check_splits(rows: pa.Table, dataset: str) -> None:

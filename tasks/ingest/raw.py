@@ -30,6 +30,8 @@ FINGERPRINT = "fingerprint.json"
 LARGEST_FILE = 128 << 20
 """Bytes of the largest image file that is opened."""
 
+_LOCKS = re.compile(r"(^|/)lock\.mdb$|\.l?mdb-lock$")
+"""What LMDB leaves beside a database that somebody opened; no data."""
 _FORMAT = 1
 _LONGEST_PATH = 1024
 _DEPTH = 2  # Folders are told apart down to this depth: CUHK's imgs/cam_a, ICFG's imgs/train.
@@ -112,6 +114,13 @@ class RawFolder:
         if status.st_size > LARGEST_FILE:
             raise ImageError("too-large", f"{path} has {status.st_size} bytes")
         return found
+
+    def digest(self, path: str) -> str:
+        """Return the SHA-256 of a file; see `find`."""
+        try:
+            return file_digest(self.find(path))
+        except OSError as error:
+            raise ImageError("unreadable", f"{path} ({type(error).__name__})") from error
 
     def read(self, path: str) -> bytes:
         """Read a file; see `find`."""
@@ -218,7 +227,8 @@ def _sizes(folder: RawFolder) -> dict[str, int]:
                 status = found.stat()
         except (OSError, RuntimeError):  # a dangling link, a loop
             continue
-        if path != FINGERPRINT and stat.S_ISREG(status.st_mode):
+        known = path == FINGERPRINT or _LOCKS.search(path)
+        if not known and stat.S_ISREG(status.st_mode):
             sizes[path] = status.st_size
     return sizes
 

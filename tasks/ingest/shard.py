@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -26,16 +27,17 @@ import pyarrow.parquet as pq
 from tasks.duplicates import hash_thumbnails, hash_to_bytes
 from tasks.errors import PedAlignError
 from tasks.images import ImageError
+from tasks.ingest.lmdb_pictures import open_lmdb
 from tasks.ingest.picture import Picture, prepare
 from tasks.ingest.plan import PLAN
 from tasks.ingest.raw import RawFolder
 from tasks.provenance import computation_key, digest
 from tasks.schemas import OK, REJECTED, conform
-from tasks.shards import file_digest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from concurrent.futures import Executor
+    from contextlib import AbstractContextManager
 
     from tasks.store import ShardStore
 
@@ -44,6 +46,22 @@ _CONTENT = "content"
 _COLUMNS = tuple(name for name in PLAN.names if name not in {"announced", "regions"})
 
 EVIDENCE = "evidence"
+
+
+class Pictures(Protocol):
+    """Encoded pictures by their `source_path`; every method raises `ImageError`."""
+
+    def find(self, path: str) -> object:
+        """Look whether there is such a picture."""
+        ...
+
+    def digest(self, path: str) -> str:
+        """Return the SHA-256 of its bytes."""
+        ...
+
+    def read(self, path: str) -> bytes:
+        """Return its bytes."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -60,6 +78,14 @@ class ShardSource:
     """Shortest side of a usable picture, in pixels."""
     max_side: int
     """Longest side that is stored, in pixels."""
+    lmdb: str | None = None
+    """The LMDB that holds the pictures; None where they are files in `root`."""
+
+    def pictures(self) -> AbstractContextManager[Pictures]:
+        """Open the pictures, for any number of threads."""
+        if self.lmdb is None:
+            return nullcontext(RawFolder(Path(self.root)))
+        return open_lmdb(Path(self.lmdb))
 
 
 # ------------------------------------------------------------------ plans and keys
@@ -82,20 +108,18 @@ def write_plan(source: ShardSource, name: str, rows: pa.Table, pool: Executor) -
     Returns:
         The key of the shard in the store.
     """
-    folder = RawFolder(Path(source.root))
 
     def content(path: str, error: str | None) -> tuple[str | None, str | None]:
         if error:
             return None, error
         try:
-            return file_digest(folder.find(path)), None
+            return pictures.digest(path), None
         except ImageError as fault:
             return None, str(fault)
-        except OSError as fault:
-            return None, f"unreadable: {path} ({type(fault).__name__})"
 
     paths, errors = rows["source_path"].to_pylist(), rows["error"].to_pylist()
-    found = list(pool.map(content, paths, errors))
+    with source.pictures() as pictures:
+        found = list(pool.map(content, paths, errors))
     plan = rows.select(_COLUMNS).drop_columns("error")
     plan = plan.append_column("error", pa.array([fault for _, fault in found], pa.string()))
     plan = plan.append_column(_CONTENT, pa.array([digest for digest, _ in found], pa.string()))
@@ -168,12 +192,11 @@ def read_evidence(
 
 
 def _see(plan: pa.Table, source: ShardSource) -> tuple[pa.Table, pa.Table]:
-    folder = RawFolder(Path(source.root))
 
     def look(path: str, error: str | None, content: str) -> Picture | str:
         if error:
             return error
-        data = folder.read(path)
+        data = pictures.read(path)
         if hashlib.sha256(data).hexdigest() != content:
             raise _changed(source, path)
         try:
@@ -183,13 +206,14 @@ def _see(plan: pa.Table, source: ShardSource) -> tuple[pa.Table, pa.Table]:
 
     columns = (plan[name].to_pylist() for name in ("source_path", "error", _CONTENT))
     try:
-        looked = [look(*row) for row in zip(*columns, strict=True)]
+        with source.pictures() as pictures:
+            looked = [look(*row) for row in zip(*columns, strict=True)]
     except ImageError as fault:  # of `read`: the file was there when the plan was made
         raise _changed(source, fault.detail) from fault
-    pictures = [seen if isinstance(seen, Picture) else None for seen in looked]
+    seen = [each if isinstance(each, Picture) else None for each in looked]
     count = plan.num_rows
     status = {
-        "status": [OK if p else REJECTED for p in pictures],
+        "status": [OK if p else REJECTED for p in seen],
         "error": pa.array([None if isinstance(s, Picture) else s for s in looked], pa.string()),
     }
     table = {
@@ -198,9 +222,9 @@ def _see(plan: pa.Table, source: ShardSource) -> tuple[pa.Table, pa.Table]:
         "split": plan["split"],
         "person_id": plan["person_id"],
         "camera": plan["camera"],
-        "image": pa.array([p.data if p else None for p in pictures], pa.binary()),
-        "width": pa.array([p.width if p else 0 for p in pictures], pa.int32()),
-        "height": pa.array([p.height if p else 0 for p in pictures], pa.int32()),
+        "image": pa.array([p.data if p else None for p in seen], pa.binary()),
+        "width": pa.array([p.width if p else 0 for p in seen], pa.int32()),
+        "height": pa.array([p.height if p else 0 for p in seen], pa.int32()),
         "captions": plan["captions"],
         "labels": plan["labels"],
         "source_path": plan["source_path"],
@@ -208,8 +232,8 @@ def _see(plan: pa.Table, source: ShardSource) -> tuple[pa.Table, pa.Table]:
     }
     evidence = {
         "uid": plan["uid"],
-        "phash": pa.array(_hashes(pictures), pa.binary(24)),
-        "copied": pa.array([p.copied if p else None for p in pictures], pa.string()),
+        "phash": pa.array(_hashes(seen), pa.binary(24)),
+        "copied": pa.array([p.copied if p else None for p in seen], pa.string()),
     }
     return conform(pa.table(table | status), "images"), pa.table(evidence | status)
 

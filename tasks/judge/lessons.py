@@ -26,10 +26,12 @@ from tqdm import tqdm
 
 from models.features import AttributeNet, HubFeatures, Pool
 from models.judge import TRAINED, Judge, JudgeConfig, new_extractor
+from models.loading import ALONE
 from tasks.errors import PedAlignError
 from tasks.images import ImageError, decode, to_array_batch
 from tasks.judge.naming import most_common, named_attributes, read_vocabulary
 from tasks.schemas import OK
+from tasks.target import TRAIN
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -118,7 +120,7 @@ def _write_inputs(
             for batch in table.select(["split", "status", "image", "captions"]).to_batches(_CHUNK):
                 chosen = [
                     row for row in batch.to_pylist()
-                    if row["split"] == "train" and row["status"] == OK and row["image"]
+                    if row["split"] == TRAIN and row["status"] == OK and row["image"]
                 ]  # fmt: skip
                 train += len(chosen)
                 told = named_attributes([row["captions"] or [] for row in chosen], section.parser)
@@ -139,7 +141,8 @@ def _write_inputs(
             f"judge: {len(named)} of the target's {rows} rows can be learned from; {train} are "
             "train pictures, the others of those broken or without a caption that names anything",
             f'at least {_LEAST_PICTURES} pictures of split "train" with captions',
-            "check ingest's report, give the target captions, or leave the stage gap out",
+            "check ingest's report; give the target captions, or let the stage describe do so; or "
+            "leave the stage gap out",
         )
     return {
         "dtype": "uint8" if encoder is None else "float32",
@@ -160,7 +163,8 @@ def _readable(data: bytes) -> bool:
 
 def _hub_encoder(section: JudgeParams, device: torch.device | str) -> Judge:
     config = JudgeConfig(section.features, section.size, {}, (), section.channels, section.width)
-    return Judge(config, open_extractor(config), device=device)
+    with ALONE:  # the arms load models meanwhile
+        return Judge(config, open_extractor(config), device=device)
 
 
 def open_extractor(config: JudgeConfig) -> AttributeNet | HubFeatures:

@@ -24,21 +24,21 @@ from tasks.parity.rows import (
     table_row,
     unknown_row,
 )
+from tasks.rates import Schedule, parameter_groups, schedule_factor, warmup_steps
 from tasks.tokens import Cleaning, clean_caption
-from tasks.training import Schedule, parameter_groups, schedule_factor, warmup_steps
 
 RECIPE_FILES = ("recipe.json", "position_tables.safetensors")
 
-DOUBLED = {
-    "pretrain": ("crossattention",),
-    "finetune": (
-        r"vision_encoder\.encoder\.layers\.[23]\.",
-        r"text_encoder\.bert\.encoder\.layer\.(4|5|10|11)\.",
-        r"text_encoder\.cls",
-        "itm_head",
-    ),
+FACTORS = {
+    "pretrain": {"crossattention": 2.0},
+    "finetune": {
+        r"vision_encoder\.encoder\.layers\.[23]\.": 2.0,
+        r"text_encoder\.bert\.encoder\.layer\.(4|5|10|11)\.": 2.0,
+        r"text_encoder\.cls": 2.0,
+        "itm_head": 2.0,
+    },
 }
-"""`training.doubled` of the published settings, by stage (profiles/sd15.yaml)."""
+"""`training.rates` of the published settings, by stage (profiles/sd15.yaml)."""
 PATCH = 32
 """Pixels a side of the patches in the released masks."""
 
@@ -84,7 +84,7 @@ def group_rows(stages: dict[str, dict[str, list[float]]]) -> list[Row]:
     rows = []
     for stage, wanted in stages.items():
         name = f"param_groups.{stage}"
-        if stage not in DOUBLED:
+        if stage not in FACTORS:
             rows.append(unknown_row(name))
             continue
         base = wanted["temp"][0] if "temp" in wanted else min(rate for rate, _ in wanted.values())
@@ -92,7 +92,7 @@ def group_rows(stages: dict[str, dict[str, list[float]]]) -> list[Row]:
         # Of a joined query, key and value the first stands for all three: they share a group.
         own = {own_names(released)[0]: released for released in wanted}
         groups = parameter_groups(
-            [(each, nn.Parameter(torch.zeros(1))) for each in own], base, decay, DOUBLED[stage]
+            [(each, nn.Parameter(torch.zeros(1))) for each in own], base, decay, FACTORS[stage]
         )
         found = {own[each]: (g["peak"], g["weight_decay"]) for g in groups for each in g["names"]}
         wrong = sorted(

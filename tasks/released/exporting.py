@@ -11,7 +11,7 @@ from torch import Tensor
 from models.mra import MRAConfig
 from models.mra.checkpoint import TIED
 from models.mra.released import derived_buffers, to_released
-from tasks.checkpoints import load_model
+from tasks.checkpoints import checkpoint_kind, load_mra
 from tasks.errors import PedAlignError
 from tasks.released.files import require_absent
 from tasks.shards import atomic_file
@@ -37,7 +37,13 @@ def export_released(checkpoint: Path, out: Path) -> dict[str, Tensor]:
             have.
     """
     require_absent(out)
-    model = load_model(checkpoint).eval()
+    if checkpoint_kind(checkpoint) != "mra":
+        raise PedAlignError(
+            f"{checkpoint}: a dual encoder",
+            "the released code (MRA, APTM) has no such model, so it has no names for its tensors",
+            "export an MRA's checkpoint; a dual encoder's folder is config.json and safetensors",
+        )
+    model = load_mra(checkpoint).eval()
     config = model.config
     if config.reading.region_heads:
         raise PedAlignError(

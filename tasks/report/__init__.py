@@ -2,11 +2,13 @@
 
 ``report`` reads the finished tables, curves and metrics and writes one folder: ``index.html`` (one
 file, nothing loaded from elsewhere), each of its figures as a PNG, and the cards of the dataset
-and of the model. Reading order: `tasks.report.gather` (the numbers), `tasks.report.choices` (which
-epochs were kept), `tasks.report.gap`, `tasks.report.rejects`, `tasks.report.wording` and
-`tasks.report.regions` (their sections), `tasks.report.illustrate` (which pictures),
-`tasks.report.sheets` and `tasks.report.figures` (how they are drawn), `tasks.report.page` and
-`tasks.report.cards` (how they are put together).
+and of the model. Reading order: `tasks.report.sources` (the folders), `tasks.report.gather` (the
+numbers), `tasks.report.choices` (which epochs were kept), `tasks.report.anatomy` (what the models
+are), `tasks.report.road` (what each stage did, and why where it did nothing), `tasks.report.gap`,
+`tasks.report.rejects`, `tasks.report.wording`, `tasks.report.texts` and `tasks.report.regions`
+(their sections), `tasks.report.illustrate` (which pictures), `tasks.report.sheets` and
+`tasks.report.figures` (how they are drawn), `tasks.report.page` and `tasks.report.cards` (how they
+are put together).
 """
 
 from __future__ import annotations
@@ -16,12 +18,13 @@ import logging
 from typing import TYPE_CHECKING
 
 from tasks.params import NonNegative, Positive, params
-from tasks.report import cards, illustrate, page
+from tasks.report import cards, illustrate, page, texts
 from tasks.report.choices import Run
-from tasks.report.gather import Facts, Sources, gather
+from tasks.report.gather import Facts, gather
 from tasks.report.parts import Picture
 from tasks.report.region_sheets import refused_sheet, region_sheet
 from tasks.report.rejects import reject_sheet
+from tasks.report.sources import Sources
 from tasks.report.wording import caption_sheet, measure_wording
 from tasks.shards import atomic_write
 
@@ -68,10 +71,11 @@ def report(
     Raises:
         PedAlignError: No dataset is ingested, or an input is damaged.
     """
-    facts = gather(sources, measure_wording(sources, params.seed))
+    facts = gather(sources, measure_wording(sources, params.seed), texts.measure_texts(sources))
     sheets: dict[str, Image.Image | None] = {
         "before-after": illustrate.before_after(sources, params.sheet_images, params.seed),
         "captions": caption_sheet(sources, params.region_images, params.seed),
+        **texts.sheets_of(sources, params.region_images, params.seed),
     }
     if sources.restyled and sources.screened:
         sheets["rejects"] = reject_sheet(sources.restyled, sources.screened, seed=params.seed)

@@ -15,7 +15,8 @@ import jinja2
 import numpy as np
 from ruamel.yaml import YAML
 
-from tasks.report import choices, gap
+from tasks.report import choices, gap, road, texts
+from tasks.report.anatomy import CLASSES
 from tasks.report.figures import smooth
 from tasks.report.gather import Facts, is_drawn
 from tasks.report.page import notice
@@ -39,6 +40,10 @@ TERMS: dict[str, tuple[str, str]] = {
 }
 SHIPPED = "models/tiny/"
 """Where the weights that come with the program lie."""
+PSEUDO = "clip_attributes"
+"""Method of captions that makes them of attributes."""
+PLAIN = frozenset({"none", "colours"})
+"""Modes of restyling without a diffusion model."""
 DRAWN = ("drawings made by this program; no real person", "Apache-2.0")
 _UNKNOWN = ("the user's own pictures", "stated by whoever provided them; ask before passing on")
 
@@ -77,7 +82,7 @@ def dataset_card(facts: Facts) -> str:
     sources = [p.name for p in facts.sources.ingested if p.name != facts.sources.target]
     size = next((text for limit, text in _SIZES if kept < limit), "1M<n<10M")
     front = {
-        "pretty_name": "PedAlign restyled person pairs",
+        "pretty_name": f"PedAlign {'restyled ' if _diffused(facts) else ''}person pairs",
         "license": _licence(facts),
         **({} if _licence(facts) != "other" else {"license_name": "research-only"}),
         "language": ["en"],
@@ -98,6 +103,7 @@ def dataset_card(facts: Facts) -> str:
         source_names=", ".join(sources) or "the target itself",
         target_name=facts.sources.target or "no target",
         making=_making(facts, sources),
+        diffused=_diffused(facts),
         provenance=_provenance(facts),
         licence_note=_licence_note(facts),
         composition=[
@@ -110,6 +116,7 @@ def dataset_card(facts: Facts) -> str:
             )
             for name, table in facts.tables.items()
         ],
+        texts=[_cell(said, 1000) for said in texts.told(facts.texts)],
         regions=_annotation(facts),
         settings=_flat(restyle.meta) if restyle else [],
         splits=[
@@ -123,6 +130,17 @@ def dataset_card(facts: Facts) -> str:
         gap_content=gap.told(facts.gap) if facts.gap else "",
         ethics=ETHICS,
     )
+
+
+def _diffused(facts: Facts) -> bool:
+    """Whether a diffusion model took part."""
+    return _mode(facts) not in PLAIN
+
+
+def _mode(facts: Facts) -> str:
+    """How the pictures were made; ``none`` where they are as ingested."""
+    restyle = facts.tables.get("restyle")
+    return (_find(restyle.meta, ("mode",)) or "restyle") if restyle else "none"
 
 
 def _annotation(facts: Facts) -> str:
@@ -146,16 +164,20 @@ def _making(facts: Facts, sources: Sequence[str]) -> str:
     if "restyle" not in facts.tables:
         return "as ingested"
     origin, target = ", ".join(sources) or "the target", facts.sources.target or "the target"
-    mode = _find(facts.tables["restyle"].meta, ("mode",)) or "restyle"
+    mode = _mode(facts)
     made = {
         "restyle": f"made by restyling {origin} into the look of {target} with Domain-aware "
         "Diffusion (DaD)",
         "generate": f"generated from the captions of {target} with Domain-aware Diffusion (DaD)",
-        "none": f"taken from {origin} without diffusion, for comparison",
+        "none": f"taken from {origin} as they are, without diffusion",
     }.get(mode, f"made in the mode {mode}")
+    captions = {
+        "keep": "with the captions that they came with",
+        PSEUDO: "given pseudo texts of the attributes that a CLIP finds",
+    }
     steps = {
         "screen": "screened",
-        "caption": "captioned again",
+        "caption": captions.get(facts.methods.get("caption", ""), "captioned again"),
         "annotate": "annotated with phrases and regions",
     }
     return ", ".join([made, *(word for stage, word in steps.items() if stage in facts.tables)])
@@ -170,23 +192,38 @@ def model_card(facts: Facts) -> str:
         "tags": ["text-based-person-retrieval", "image-text-retrieval", "domain-adaptation"],
         "metrics": ["recall"],
     }
+    model = facts.model
+    name = model.name if model else "MRA"
     if facts.fair:
-        front["model-index"] = [{"name": "pedalign-mra", "results": _model_index(facts)}]
+        index = {"name": f"pedalign-{name.replace(' ', '-').lower()}"}
+        front["model-index"] = [index | {"results": _model_index(facts)}]
     curves = {curve.title: curve for curve in facts.curves}
     runs = []
-    for name in dict.fromkeys([*curves, *facts.configs]):
+    for run in dict.fromkeys([*curves, *facts.configs]):
         losses = ""
-        if name in curves:
-            means = {loss: smooth(values)[-1] for loss, values in curves[name].losses.items()}
+        if run in curves:
+            means = {loss: smooth(values)[-1] for loss, values in curves[run].losses.items()}
             losses = ", ".join(f"{loss} {v:.3g}" for loss, v in means.items() if np.isfinite(v))
+        settings = _flat(facts.configs.get(run, {}))
+        told = facts.models[run].rows() if run in facts.models else []
         runs.append(
-            {"name": name, "losses": losses, "settings": _flat(facts.configs.get(name, {}))}
+            {
+                "name": run,
+                "losses": losses,
+                "anatomy": [(what, _cell(said, 1000)) for what, said in told],
+                "settings": settings,
+            }
         )
     return _render(
         "model_card.md.jinja",
         front,
-        title="PedAlign MRA",
+        title=f"PedAlign {name}",
         notice=notice(facts),
+        told=_model(facts),
+        direct=road.no_finetuning(facts),
+        ranked=road.no_reranking(facts),
+        loaded=CLASSES[model.kind] if model else CLASSES["mra"],
+        fuses=model.fuses if model else True,
         measures=MEASURES,
         results=[
             (
@@ -205,6 +242,34 @@ def model_card(facts: Facts) -> str:
         licence_note=_licence_note(facts),
         ethics=ETHICS,
     )
+
+
+_KINDS = {
+    "mra": "The model is MRA (Multi-granularity Relation Alignment): a Swin image encoder and a "
+    "BERT text encoder whose upper layers fuse both",
+    "dual": "The model is a dual encoder: an image encoder and a text encoder whose features are "
+    "compared by their cosine, and nothing that sees both",
+}
+_MADE = {
+    "restyle": "restyled into the target's look",
+    "generate": "generated in the target's look",
+    "colours": "given the target's colours",
+    "none": "taken as they are",
+}
+
+
+def _model(facts: Facts) -> str:
+    """What the model is and how it came about, as a sentence."""
+    kind = facts.model.kind if facts.model else "mra"
+    mode = _mode(facts)
+    method = facts.methods.get("caption")
+    texts = ", with pseudo texts of what a CLIP finds in them" if method == PSEUDO else ""
+    weight = facts.configs.get("pretrain", {}).get("params", {}).get("objective", {})
+    both = kind == "mra" and weight.get("region_weight", 1)
+    level = "at image and at region level " if both else ""
+    how = f"pretrained {level}on pictures {_MADE.get(mode, mode)}{texts}"
+    then = "and not fine-tuned" if road.no_finetuning(facts) else "then fine-tuned"
+    return f"{_KINDS[kind]}. It was {how}, {then}."
 
 
 def _render(template: str, front: Mapping[str, Any], **values: object) -> str:
@@ -261,7 +326,7 @@ def _provenance(facts: Facts) -> list[Sequence[str]]:
         what, licence = terms(path.name, meta)
         rows.append((_cell(path.name), what, licence))
     restyle = facts.tables.get("restyle")
-    if restyle:
+    if restyle and _diffused(facts):
         base = _find(restyle.meta, ("base", "base_model", "base_revision"))
         licence = (
             "Apache-2.0, shipped with the program"
@@ -313,10 +378,10 @@ def _flat(body: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     return rows
 
 
-def _cell(value: object) -> str:
+def _cell(value: object, most: int = 160) -> str:
     """A value as one cell of a Markdown table."""
     text = " ".join(str(value).split()).replace("|", "\\|").replace("<", "&lt;")
-    return text if len(text) <= 160 else text[:159] + "…"
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def _model_index(facts: Facts) -> list[dict[str, Any]]:

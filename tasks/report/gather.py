@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 
 from tasks.errors import PedAlignError
-from tasks.report.choices import Chosen, Run, read_chosen, read_epochs
+from tasks.report.anatomy import Anatomy, read_anatomy
+from tasks.report.choices import Chosen, read_chosen, read_epochs
 from tasks.report.figures import Curve, Epochs
 from tasks.report.gap import Gap, read_gap
 from tasks.report.records import MEASURES, read_json, settings
@@ -25,100 +26,19 @@ from tasks.report.region_tally import Regions, tally_regions
 from tasks.report.rejects import Tally, tally
 from tasks.report.splits import SplitCheck, check_splits
 from tasks.schemas import OK
-from tasks.shards import MANIFEST, iter_tables, read_manifest
+from tasks.shards import iter_tables, read_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from tasks.caption.shares import TextFigures
+    from tasks.report.sources import Sources
     from tasks.report.wording import Wording
 
 log = logging.getLogger(__name__)
 
 _NOT_LOSSES = frozenset({"step", "lr", "epoch", "seconds"})
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sources:
-    """The folders that a report reads. All but ``ingested`` may be None or empty."""
-
-    ingested: tuple[Path, ...]
-    """Ingested datasets."""
-    target: str | None = None
-    """Name of the target dataset, among ``ingested``."""
-    restyled: Path | None = None
-    screened: Path | None = None
-    captioned: Path | None = None
-    annotated: Path | None = None
-    checkpoints: Mapping[str, Path] = field(default_factory=dict)
-    """Training run ("adapt", "pretrain", "finetune world-target") to its folder."""
-    evaluations: tuple[Path, ...] = ()
-    """Folders with metrics.json, cmc.csv and queries.parquet; the name is the folder's."""
-    runs: Mapping[str, Run] = field(default_factory=dict)
-    """Evaluation to what was evaluated, on what and how."""
-    gap: Path | None = None
-    """Folder of the stage `gap`."""
-    timings: Path | None = None
-    """Folder of STAGE.json files."""
-
-    @classmethod
-    def under(
-        cls,
-        data: Path,
-        timings: Path | None = None,
-        target: str | None = None,
-        runs: Mapping[str, Run] | None = None,
-    ) -> Sources:
-        """Take whatever lies at the usual places below the data folder."""
-
-        def table(name: str) -> Path | None:
-            return data / name if (data / name / MANIFEST).exists() else None
-
-        trained = {"adapt": data / "checkpoints" / "dad", "pretrain": data / "checkpoints/pretrain"}
-        for folder in sorted((data / "checkpoints" / "finetune").glob("*")):
-            trained[f"finetune {folder.name}"] = folder
-        ingested = tuple(p.parent for p in sorted((data / "ingested").glob(f"*/{MANIFEST}")))
-        if target is None:
-            named = [p.name for p in ingested if "target" in p.name]
-            target = named[0] if named else None
-        compared = data / "reports" / "gap"
-        metrics = sorted((data / "reports" / "evaluate").glob("*/metrics.json"))
-        return cls(
-            ingested=ingested,
-            target=target,
-            restyled=table("restyled"),
-            screened=table("screened"),
-            captioned=table("captioned"),
-            annotated=table("annotated"),
-            checkpoints={name: path for name, path in trained.items() if path.is_dir()},
-            evaluations=tuple(p.parent for p in metrics),
-            runs=runs or {},
-            gap=compared if compared.is_dir() else None,
-            timings=timings,
-        )
-
-    @property
-    def tables(self) -> dict[str, Path]:
-        """Every table by the name under which the report shows it."""
-        named = {f"ingest {p.name}": p for p in self.ingested}
-        stages = {
-            "restyle": self.restyled,
-            "screen": self.screened,
-            "caption": self.captioned,
-            "annotate": self.annotated,
-        }
-        return named | {name: path for name, path in stages.items() if path is not None}
-
-    @property
-    def outputs(self) -> dict[str, Path]:
-        """What every stage left, tables first."""
-        evaluated = {f"evaluate {path.name}": path for path in self.evaluations}
-        return self.tables | dict(self.checkpoints) | evaluated
-
-    @property
-    def target_folder(self) -> Path | None:
-        """The ingested target set."""
-        return next((p for p in self.ingested if p.name == self.target), None)
 
 
 @dataclass(frozen=True)
@@ -148,6 +68,8 @@ class Evaluation:
     ranks: np.ndarray
     recall: np.ndarray
     """Percent of queries answered within each of ``ranks``."""
+    reranked: bool
+    """Whether a fusion encoder looked at candidates again."""
 
 
 @dataclass(frozen=True)
@@ -165,6 +87,10 @@ class Facts:
     choosing: tuple[Epochs, ...]
     """Of every fine-tuning that ranked its epochs: how well each did."""
     configs: Mapping[str, Mapping[str, Any]]
+    models: Mapping[str, Anatomy]
+    """Training run to what it trained, of those that trained a retrieval model."""
+    methods: Mapping[str, str]
+    """Table of captions to the method by which they were made."""
     timings: tuple[tuple[str, float, float | None], ...]
     outputs: Mapping[str, int]
     """Bytes on disk of what each stage left: tables, checkpoints, evaluations."""
@@ -173,16 +99,26 @@ class Facts:
     the timings, and not measured here: a report of the same outputs and timings is the same."""
     gap: Gap | None
     """How near the arms come to the target, and what content they keep."""
+    unmeasured: str
+    """Why the stage `gap` measured nothing; empty where it did, or does not say."""
     rejects: Tally | None
     """What screening refused, and why."""
     wording: Wording | None
     """How diverse the captions are."""
+    texts: Mapping[str, TextFigures]
+    """Pseudo texts in numbers, by table; empty where there are none."""
 
     @property
     def fair(self) -> Mapping[str, Evaluation]:
         """Evaluations but those whose epoch was chosen on the test split: no headline is theirs."""
         by_test = {name for name, chosen in self.chosen.items() if chosen.on == "test"}
         return {name: e for name, e in self.evaluations.items() if name not in by_test}
+
+    @property
+    def model(self) -> Anatomy | None:
+        """The retrieval model that came out: fine-tuned on the target, on anything, or not."""
+        on_target = self.models.get(f"finetune {self.sources.target}")
+        return on_target or next(iter(list(self.models.values())[::-1]), None)
 
     @property
     def drawn(self) -> tuple[str, ...]:
@@ -203,12 +139,17 @@ def is_drawn(name: str, meta: Mapping[str, Any]) -> bool:
     return bool(meta.get("drawn")) or name in {"world-source", "world-target"}
 
 
-def gather(sources: Sources, wording: Wording | None = None) -> Facts:
+def gather(
+    sources: Sources,
+    wording: Wording | None = None,
+    texts: Mapping[str, TextFigures] | None = None,
+) -> Facts:
     """Read every number that the report shows.
 
     Args:
         sources: The folders.
         wording: What `tasks.report.wording` counted, which reads all captions.
+        texts: What `tasks.report.texts` counted, which reads them too.
 
     Raises:
         PedAlignError: No dataset is ingested, or a file that is there is damaged.
@@ -241,13 +182,25 @@ def gather(sources: Sources, wording: Wording | None = None) -> Facts:
             if (path / "curve.csv").exists()
         ),
         configs={name: settings(path) for name, path in runs.items()},
+        models={name: model for name, path in runs.items() if (model := read_anatomy(path))},
+        methods={
+            name: method for name, path in sources.tables.items() if (method := _method(path))
+        },
         timings=_timings(sources.timings),
         outputs={name: folder_size(path) for name, path in sources.outputs.items()},
         cache=_cache(sources.timings),
         gap=read_gap(sources.gap) if sources.gap else None,
+        unmeasured=_unmeasured(sources.gap),
         rejects=tally(sources.screened) if sources.screened else None,
         wording=wording,
+        texts=texts or {},
     )
+
+
+def _unmeasured(gap: Path | None) -> str:
+    if gap is None or not (gap / "metrics.json").exists():
+        return ""
+    return str(read_json(gap / "metrics.json").get("reason") or "")
 
 
 def folder_size(folder: Path) -> int:
@@ -259,6 +212,19 @@ def _table(folder: Path) -> Table:
     manifest = read_manifest(folder)
     outcomes = _screen_outcomes(folder) if manifest.schema_name == "screened" else manifest.counts
     return Table(manifest.rows, outcomes, folder_size(folder), manifest.meta, manifest.digest)
+
+
+def _method(folder: Path) -> str:
+    """The method of a table of captions; empty for any other table."""
+    manifest = read_manifest(folder)
+    if manifest.schema_name != "captioned":
+        return ""
+    if told := manifest.meta.get("method"):
+        return str(told)
+    for table in iter_tables(folder, ["method"], verify=False):  # of an older version
+        if table.num_rows:
+            return str(table["method"][0].as_py())
+    return ""
 
 
 def _screen_outcomes(folder: Path) -> dict[str, int]:
@@ -281,6 +247,7 @@ def read_evaluation(folder: Path) -> Evaluation:
         PedAlignError: A measure is no percentage.
     """
     raw = read_json(folder / "metrics.json")
+    reranked = bool(raw.get("reranked", True))
     besides = {
         words: _measures(raw[name], folder)
         for name, words in (
@@ -288,14 +255,17 @@ def read_evaluation(folder: Path) -> Evaluation:
             ("matching", "by the matching score alone"),
             ("chance", "by chance"),
         )
-        if isinstance(raw.get(name), dict)
+        # Without re-ranking the whole is by features alone.
+        if isinstance(raw.get(name), dict) and (reranked or name != "itc")
     }
     ranks, recall = np.empty(0), np.empty(0)
     if (folder / "cmc.csv").exists():
         table = pa_csv.read_csv(folder / "cmc.csv")
         ranks, recall = (np.asarray(table[c], dtype=float) for c in ("rank", "recall"))
     queries, gallery = raw.get("queries"), raw.get("gallery")
-    return Evaluation(folder, _measures(raw, folder), besides, queries, gallery, ranks, recall)
+    return Evaluation(
+        folder, _measures(raw, folder), besides, queries, gallery, ranks, recall, reranked
+    )
 
 
 def _measures(raw: Mapping[str, Any], folder: Path) -> dict[str, float]:

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
-    from tasks.report.gather import Evaluation, Sources
+    from tasks.report.gather import Evaluation
+    from tasks.report.sources import Sources
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import jinja2
 
 from tasks.disk import size_text
-from tasks.report import choices, figures, gap, regions, wording
+from tasks.report import choices, figures, gap, published, regions, road, texts, wording
 from tasks.report.gather import Facts
 from tasks.report.parts import Grid, Picture, Section, Tile
 from tasks.report.records import MEASURES
@@ -40,9 +40,11 @@ def build(facts: Facts, pictures: Mapping[str, bytes]) -> list[Section]:
     Returns:
         Sections with numbered figures and tables.
     """
-    sections = [_look(pictures), gap.section(facts.gap), _screening(facts, pictures)]
-    sections += [wording.section(facts.wording, pictures), regions.section(facts.regions, pictures)]
-    sections += [_retrieval(facts, pictures), _training(facts), _data(facts), _cost(facts)]
+    sections = [_look(facts, pictures), gap.section(facts.gap), _screening(facts, pictures)]
+    sections += [wording.section(facts.wording, pictures), texts.section(facts.texts, pictures)]
+    sections += [regions.section(facts.regions, pictures)]
+    sections += [_retrieval(facts, pictures), road.section(facts), _training(facts)]
+    sections += [_data(facts), _cost(facts)]
     sections = [section for section in sections if section.parts]
     figure, table = itertools.count(1), itertools.count(1)
     for section in sections:
@@ -51,13 +53,20 @@ def build(facts: Facts, pictures: Mapping[str, bytes]) -> list[Section]:
     return sections
 
 
-def _look(pictures: Mapping[str, bytes]) -> Section:
+def _look(facts: Facts, pictures: Mapping[str, bytes]) -> Section:
     section = Section("Restyling", "What restyling does to a picture.")
-    if "before-after" in pictures:
+    text = (
+        "Columns show a picture above what was made of it; the bottom row shows the target's own "
+        "pictures, unpaired."
+    )
+    restyled = facts.tables.get("restyle")
+    if restyled and restyled.meta.get("mode") == "none":
+        section = Section("Pictures", "What is learned from: no picture was restyled in this run.")
         text = (
-            "Columns show a picture above what was made of it; the bottom row shows the target's "
-            "own pictures, unpaired."
+            "The pictures that pretraining reads, as they came; the bottom row shows the target's "
+            "own, unpaired."
         )
+    if "before-after" in pictures:
         section.parts.append(Picture("before-after", text, pictures["before-after"], photos=True))
     return section
 
@@ -83,7 +92,10 @@ def _screening(facts: Facts, pictures: Mapping[str, bytes]) -> Section:
 
 
 def _retrieval(facts: Facts, pictures: Mapping[str, bytes]) -> Section:
-    section = Section("Retrieval", "How well a sentence finds its person in the test gallery.")
+    lead = "How well a sentence finds its person in the test gallery."
+    if reason := road.no_finetuning(facts):
+        lead += f" Nothing was fine-tuned: {reason}."
+    section = Section("Retrieval", lead)
     if not facts.evaluations:
         return section
     header = ("evaluation", *MEASURES, "queries", "gallery")
@@ -99,12 +111,13 @@ def _retrieval(facts: Facts, pictures: Mapping[str, bytes]) -> Section:
         values = {name: entry.measures.get(measure, -1.0) for name, entry in facts.fair.items()}
         if len(values) > 1 and (most := max(values.values())) >= 0:
             best |= {(lines[name], column) for name, value in values.items() if value == most}
-    text = (
-        "Retrieval on the test split, percent, after re-ranking by the fusion encoder; the best "
-        "evaluation of each column is bold"
-    )
-    text += ", those chosen on the test split aside." if len(facts.fair) < len(lines) else "."
+    text = f"Retrieval on the test split, percent, {_ranked(facts)}"
+    if best:
+        text += "; the best evaluation of each column is bold"
+        text += ", those chosen on the test split aside" if len(facts.fair) < len(lines) else ""
+    text += "."
     section.parts.append(Grid(text, header, rows, best=frozenset(best)))
+    section.parts += published.tables(facts)
     rows = choices.rows(facts)
     if rows:
         columns = frozenset({0, 1, 2})
@@ -123,6 +136,15 @@ def _retrieval(facts: Facts, pictures: Mapping[str, bytes]) -> Section:
             data = pictures[f"ranks-{name}"]
             section.parts.append(Picture(f"ranks-{name}", text, data, photos=True))
     return section
+
+
+def _ranked(facts: Facts) -> str:
+    """How the galleries were ranked."""
+    if reason := road.no_reranking(facts):
+        return f"ranked by the cosine of features alone ({reason})"
+    by_cosine = [name for name, entry in facts.evaluations.items() if not entry.reranked]
+    said = "after re-ranking by the fusion encoder"
+    return f"{said} ({', '.join(by_cosine)}: by the cosine alone)" if by_cosine else said
 
 
 def _percent(measures: Mapping[str, float]) -> list[str]:

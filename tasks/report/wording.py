@@ -1,8 +1,9 @@
 """What the report shows of captions: how diverse they are, and old and new ones with pictures.
 
 Set side by side: the source's captions, the prompts where those are others, the new captions (each
-style by itself where there are several) and what people wrote about the target's train split. The
-measures of diversity are taken on equally many captions of each (`tasks.diversity`).
+style by itself where there are several), pseudo texts of the target where it got some, and what
+people wrote about the target's train split. The measures of diversity are taken on equally many
+captions of each (`tasks.diversity`).
 """
 
 from __future__ import annotations
@@ -31,10 +32,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tasks.lookup import Row
-    from tasks.report.gather import Sources
+    from tasks.report.sources import Sources
 
 SOURCE, PROMPTS, NEW, TARGET = "source captions", "prompts", "new captions", "target captions"
 """Names of the sets, in their order; a style is shown as "new captions: STYLE"."""
+PSEUDO = "pseudo texts"
+"""Name of what the stage `describe` said; shown as "pseudo texts of DATASET"."""
 
 _STEPS = 24
 """Points of a curve of the vocabulary's growth."""
@@ -69,6 +72,10 @@ def measure_wording(sources: Sources, seed: int) -> Wording | None:
     """
     sets = _before(sources.restyled, seed) if sources.restyled else {}
     sets |= _after(sources.captioned, seed) if sources.captioned else {}
+    for name, folder in sources.described.items():
+        sets[f"{PSEUDO} of {name}"] = counting = Counting(seed)
+        for table in iter_tables(folder, ["uid", "captions", "status"], verify=False):
+            _add(counting, table)
     if sources.target_folder is not None:
         sets[TARGET] = Counting(seed)
         columns = ["uid", "captions", "split", "status"]

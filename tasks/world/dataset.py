@@ -2,7 +2,9 @@
 
 - `write_source`: the layout of MALS: images, and a JSON list of {image, caption, image_id, label};
 - `write_target`: the official layout of CUHK-PEDES: `imgs/<camera>/<name>.jpg` and
-  `reid_raw.json`, a list of {split, captions, file_path, processed_tokens, id}.
+  `reid_raw.json`, a list of {split, captions, file_path, processed_tokens, id};
+- `write_unlabelled`: a folder of pictures and nothing said about them, as LUPerson is cut from
+  web videos: `train/<video>/<number>.jpg`.
 
 So ingestion reads the world as it reads the real thing. Beside each lies `truth.parquet`, keyed by
 `source_path`: attributes, boxes, keypoints. Only evaluation, reports, benchmarks and tests may
@@ -13,6 +15,7 @@ Every image is a function of the seed and its own number, so any part can be dra
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import re
@@ -34,12 +37,14 @@ from tasks.world.attributes import (
     sample_resident,
 )
 from tasks.world.captions import compose, describe
-from tasks.world.looks import SOURCE, TARGET_CAMERAS, render
+from tasks.world.looks import SOURCE, TARGET_CAMERAS, random_look, render
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
     from tasks.world.drawing import Drawing
+    from tasks.world.looks import Look
 
 log = logging.getLogger(__name__)
 
@@ -49,10 +54,13 @@ TRUTH: Final = "truth.parquet"
 BOX_PARTS: Final = ("person", "head", "hair", "hat", "upper", "lower", "footwear", "bag")
 SPLITS: Final = (("train", 0.72), ("val", 0.08), ("test", 0.20))
 """Shares of the target's people."""
+PEOPLE_A_VIDEO: Final = 4
+"""People of an unlabelled video, LUPerson's mean: 200,000 people in 46,260 scenes."""
 
 _QUALITY: Final = 90
 # First word of the seed sequence of each kind of draw, so that none shares a stream.
 _SOURCE_STREAM, _PEOPLE_STREAM, _IMAGE_STREAM, _SPLIT_STREAM = 1, 2, 3, 4
+_VIDEO_STREAM, _PASSER_STREAM, _FRAME_STREAM = 5, 6, 7
 
 _BOX = pa.list_(pa.float32(), 4)
 
@@ -101,12 +109,16 @@ def _save(drawing: Drawing, path: Path) -> None:
     Image.fromarray(drawing.pixels).save(path, "JPEG", quality=_QUALITY)
 
 
+def _save_truth(root: Path, truth: list[dict[str, Any]]) -> None:
+    table = pa.Table.from_pylist(truth, schema=TRUTH_SCHEMA)
+    pq.write_table(table, root / TRUTH, compression="zstd")
+
+
 def _finish(
     root: Path, name: str, entries: list[dict[str, Any]], truth: list[dict[str, Any]]
 ) -> None:
     """Write truth and annotations; the annotations come last: present means complete."""
-    table = pa.Table.from_pylist(truth, schema=TRUTH_SCHEMA)
-    pq.write_table(table, root / TRUTH, compression="zstd")
+    _save_truth(root, truth)
     text = json.dumps(entries, indent=None, separators=(", ", ": "), ensure_ascii=False)
     (root / name).write_text(text + "\n", encoding="utf-8")
 
@@ -230,7 +242,13 @@ def target_item(resident: Resident, shot: int, seed: int) -> tuple[Drawing, str,
     return drawing, camera.name, captions
 
 
-def write_target(root: Path, people: int, images_per_person: int, seed: int) -> None:
+def write_target(
+    root: Path,
+    people: int,
+    images_per_person: int,
+    seed: int,
+    captions: Collection[str] = ("train", "val", "test"),
+) -> None:
     """Write the target data set in the official layout of CUHK-PEDES.
 
     Args:
@@ -238,6 +256,9 @@ def write_target(root: Path, people: int, images_per_person: int, seed: int) -> 
         people: How many identities.
         images_per_person: Images of each, over the cameras.
         seed: Everything follows from it.
+        captions: Splits whose captions are written. Those of the others stand nowhere in the
+            folder: their entries have empty lists. Pictures and the captions that are written do
+            not depend on it.
 
     Raises:
         PedAlignError: Too few people for three splits, or no images.
@@ -254,15 +275,16 @@ def write_target(root: Path, people: int, images_per_person: int, seed: int) -> 
     truth: list[dict[str, Any]] = []
     for resident in tqdm(residents(people, seed), desc="draw target", unit="person"):
         for shot in range(images_per_person):
-            drawing, camera_name, captions = target_item(resident, shot, seed)
+            drawing, camera_name, said = target_item(resident, shot, seed)
+            told = said if resident.split in captions else []
             path = f"{camera_name}/{resident.number:05d}_{shot}.jpg"
             _save(drawing, root / "imgs" / path)
             entries.append(
                 {
                     "split": resident.split,
-                    "captions": captions,
+                    "captions": told,
                     "file_path": path,
-                    "processed_tokens": [re.findall(r"[a-z0-9]+", c.lower()) for c in captions],
+                    "processed_tokens": [re.findall(r"[a-z0-9]+", c.lower()) for c in told],
                     "id": resident.number,
                 }
             )
@@ -271,3 +293,68 @@ def write_target(root: Path, people: int, images_per_person: int, seed: int) -> 
             )
     _finish(root, TARGET_JSON, entries, truth)
     log.info("world target: %d people, %d images", people, len(entries))
+
+
+def video_look(video: int, seed: int) -> Look:
+    """Draw the look of a video: a camera and a place of its own, none like the target's."""
+    look = random_look(np.random.default_rng([_VIDEO_STREAM, seed, video]))
+    return dataclasses.replace(look, name=f"video_{video:05d}")
+
+
+def unlabelled_item(passer: int, shot: int, seed: int) -> tuple[Person, Look, Drawing]:
+    """Draw one picture of somebody nobody knows.
+
+    Args:
+        passer: Who, from 0; `PEOPLE_A_VIDEO` of them share a video. None belongs to the target
+            (`belongs_to_target`), and none is drawn from the numbers that the source's people are.
+        shot: Number of the person's picture.
+        seed: Everything follows from it.
+
+    Returns:
+        The person, the video's look and the drawing.
+    """
+    person = sample_resident(np.random.default_rng([_PASSER_STREAM, seed, passer]), target=False)
+    look = video_look(passer // PEOPLE_A_VIDEO, seed)
+    return (
+        person,
+        look,
+        render(person, look, np.random.default_rng([_FRAME_STREAM, seed, passer, shot])),
+    )
+
+
+def write_unlabelled(root: Path, people: int, images_per_person: int, seed: int) -> None:
+    """Write pictures of unknown people as a plain folder, `train/<video>/<number>.jpg`.
+
+    Nothing but the truth beside says who is who: a video's pictures are numbered in a shuffled
+    order, and there is no annotation file.
+
+    Args:
+        root: Folder to write into; made if missing.
+        people: How many people pass by.
+        images_per_person: Pictures of each, all in one video.
+        seed: Everything follows from it.
+
+    Raises:
+        PedAlignError: No people or no images.
+    """
+    if people < 1 or images_per_person < 1:
+        raise PedAlignError(
+            f"unlabelled world of {people} people with {images_per_person} images each",
+            "at least one person and one image",
+            "raise `people` or `images_per_person`",
+        )
+    truth: list[dict[str, Any]] = []
+    videos = range(0, people, PEOPLE_A_VIDEO)
+    for video, first in enumerate(tqdm(videos, desc="draw unlabelled", unit="video")):
+        passers = range(first, min(first + PEOPLE_A_VIDEO, people))
+        shown = [(passer, shot) for passer in passers for shot in range(images_per_person)]
+        numbers = np.random.default_rng([_SPLIT_STREAM, seed, video]).permutation(len(shown))
+        folder = f"train/{video_look(video, seed).name}"
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        for (passer, shot), number in zip(shown, numbers.tolist(), strict=True):
+            person, look, drawing = unlabelled_item(passer, shot, seed)
+            path = f"{folder}/{number:06d}.jpg"
+            _save(drawing, root / path)
+            truth.append(_truth(path, passer, look.name, person, drawing))
+    _save_truth(root, truth)
+    log.info("world unlabelled: %d people, %d images", people, len(truth))

@@ -189,7 +189,9 @@ def random_look(rng: np.random.Generator) -> Look:
             return look
 
 
-def _camera(pixels: NDArray[np.uint8], look: Look, rng: np.random.Generator) -> NDArray[np.uint8]:
+def through_camera(
+    pixels: NDArray[np.uint8], look: Look, rng: np.random.Generator
+) -> NDArray[np.uint8]:
     """Pass an image (H, W, 3) through the camera of a look: optics, sensor, compression."""
     height, width = pixels.shape[:2]
     if look.blur > 0 or look.resolution < 1:
@@ -246,4 +248,4 @@ def render(
     front = obstacle(rng, size) if rng.random() < look.clutter else []
     pitch = max(0.0, look.pitch + float(rng.uniform(-4, 4))) if look.pitch > 0 else 0.0
     drawing = draw(person, rng, size, backdrop=backdrop, pitch=pitch, foreground=front)
-    return dataclasses.replace(drawing, pixels=_camera(drawing.pixels, look, rng))
+    return dataclasses.replace(drawing, pixels=through_camera(drawing.pixels, look, rng))

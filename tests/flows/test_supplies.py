@@ -103,7 +103,16 @@ def test_the_error_names_all_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_every_watched_model_folder_is_looked_for() -> None:
-    data = {"adapt", "restyle", "dad", "pretrain_images", "pretrain_annotations", "words"}
+    data = {
+        "adapt",
+        "adapt_captions",
+        "evaluations",
+        "restyle",
+        "dad",
+        "pretrain_images",
+        "pretrain_annotations",
+        "words",
+    }
     assert set(Inputs.__dataclass_fields__) - data == set(MODELS)
 
 
@@ -121,3 +130,15 @@ def test_every_watched_model_folder_is_looked_for() -> None:
 )
 def test_only_a_rebuild_without_targets_wants_everything(command: str, everything: bool) -> None:
     assert wants_everything(command.split()) == everything
+
+
+def test_what_describes_a_target_is_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    params = profile("unlabelled")
+    section = params["describe"]["datasets"]["target"]
+    named = [line for line in lacking(params) if "describe.datasets.target" in line]
+    assert [line.split()[0] for line in named] == [section["captioner"], section["attributes"]]
+    section |= {"captioner": NOTHING, "attributes": NOTHING}
+    assert not [line for line in lacking(params) if "describe" in line]

@@ -1,6 +1,7 @@
 """The judge's networks, its files, and hub models of the real classes."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,11 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import (
-    CLIPConfig,
     CLIPImageProcessor,
     CLIPModel,
-    CLIPTextConfig,
-    CLIPVisionConfig,
     Dinov2Config,
     Dinov2Model,
     ViTConfig,
@@ -23,6 +21,7 @@ from transformers import (
 
 from models.features import AttributeNet, Pool
 from models.judge import TRAINED, Heads, Judge, JudgeConfig, load_judge, reading_loss
+from tests.weights import save_clip
 
 POOLS = (Pool("upper", 0.3, ("upper colour", "upper kind")), Pool("shoes", 0.9, ("shoe colour",)))
 ATTRIBUTES = {
@@ -158,21 +157,9 @@ def test_the_loss_by_hand():
 # ------------------------------------------------------------------ the hub's classes
 
 
-def save_clip(folder, processor: bool = True) -> None:
+def write_clip(folder: Path) -> None:
     torch.manual_seed(0)
-    small = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1,
-             "num_attention_heads": 2}  # fmt: skip
-    config = CLIPConfig(
-        text_config=CLIPTextConfig(vocab_size=4, max_position_embeddings=6, **small).to_dict(),
-        vision_config=CLIPVisionConfig(
-            image_size=16, patch_size=8, projection_dim=6, **small
-        ).to_dict(),
-        projection_dim=6,
-    )
-    CLIPModel(config).save_pretrained(folder)
-    if processor:
-        size = {"height": 16, "width": 16}
-        CLIPImageProcessor(size={"shortest_edge": 16}, crop_size=size).save_pretrained(folder)
+    save_clip(folder)
 
 
 def hub(folder, **changes) -> JudgeConfig:
@@ -180,11 +167,11 @@ def hub(folder, **changes) -> JudgeConfig:
 
 
 def test_clip_gives_its_image_embedding(tmp_path):
-    save_clip(tmp_path)
-    judge = Judge(hub(tmp_path))
+    write_clip(tmp_path)
+    judge = Judge(hub(tmp_path, size=(28, 28)))
     assert judge.is_clip
-    assert judge.width == 6
-    given_pixels = pictures(3, (16, 16))
+    assert judge.width == 8
+    given_pixels = pictures(3, (28, 28))
     inputs = CLIPImageProcessor.from_pretrained(tmp_path)(list(given_pixels), return_tensors="pt")
     with torch.inference_mode():
         model = CLIPModel.from_pretrained(tmp_path).eval()
@@ -194,7 +181,7 @@ def test_clip_gives_its_image_embedding(tmp_path):
 
 
 def test_a_tall_picture_is_stretched_and_nothing_is_cut_off(tmp_path):
-    save_clip(tmp_path)
+    write_clip(tmp_path)
     judge = Judge(hub(tmp_path, size=(32, 16)))
     tall = pictures(1, (32, 16))
     feet = tall.copy()
@@ -225,9 +212,9 @@ def test_other_vision_models_give_what_they_pool(tmp_path, kind):
 
 
 def test_a_hub_judge_keeps_its_heads_only(tmp_path):
-    save_clip(tmp_path / "clip")
+    write_clip(tmp_path / "clip")
     judge = Judge(hub(tmp_path / "clip"))
-    judge.heads.standardise(torch.full((6,), 0.5), torch.full((6,), 2.0))
+    judge.heads.standardise(torch.full((8,), 0.5), torch.full((8,), 2.0))
     judge.save_pretrained(tmp_path / "judge")
     assert all(k.startswith("heads.") for k in load_file(tmp_path / "judge" / "judge.safetensors"))
     loaded = load_judge(tmp_path / "judge")
@@ -241,10 +228,12 @@ def test_a_hub_judge_keeps_its_heads_only(tmp_path):
 
 
 def test_a_hub_model_with_a_hole_or_without_a_processor_is_refused(tmp_path):
-    save_clip(tmp_path / "bare", processor=False)
+    write_clip(tmp_path / "bare")
+    for file in (tmp_path / "bare").glob("*processor*.json"):
+        file.unlink()
     with pytest.raises(ValueError, match="vision model"):
         Judge(hub(tmp_path / "bare"))
-    save_clip(tmp_path / "clip")
+    write_clip(tmp_path / "clip")
     state = load_file(tmp_path / "clip" / "model.safetensors")
     state.pop("visual_projection.weight")
     save_file(state, tmp_path / "clip" / "model.safetensors", {"format": "pt"})

@@ -1,5 +1,6 @@
 """A retrieval world in miniature: coloured pictures in shards, and tiny Swin and BERT folders."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,8 @@ from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast, SwinCon
 from tasks.images import encode_jpeg
 from tasks.params import check_section
 from tasks.pretrain import PretrainParams
-from tasks.schemas import ANNOTATED, IMAGES
-from tasks.shards import image_uid, write_folder
+from tasks.schemas import ANNOTATED, CAPTIONED, IMAGES
+from tasks.shards import image_uid, iter_tables, write_folder
 
 COLOURS = {
     "red": (200, 30, 30), "blue": (30, 60, 200), "green": (40, 150, 60), "black": (20, 20, 20),
@@ -130,31 +131,81 @@ def text_folder(tmp_path_factory) -> Path:
 TRAINING = {
     "epochs": 2, "batch": 8, "learning_rate": 1e-3, "schedule": "linear", "warmup": 0.1,
     "chunks": 1, "micro_batch": 0, "floor": 0.0,
-    "weight_decay": 0.01, "doubled": ["crossattention"], "precision": "fp32", "seed": 3,
+    "weight_decay": 0.01, "rates": {"crossattention": 2.0}, "precision": "fp32", "seed": 3,
 }  # fmt: skip
 
 
 @pytest.fixture(scope="session")
 def pretrain_params(vision_folder, text_folder):
-    """Make a pretrain section; keywords change it, ``training`` and ``model`` entry by entry."""
+    """Make a pretrain section; keywords change it, these three entry by entry."""
 
-    def make(training=None, model=None, **changes) -> PretrainParams:
+    def make(training=None, model=None, objective=None, **changes) -> PretrainParams:
         body = {
             "init": "start", "vision": str(vision_folder), "text": str(text_folder),
             "model": {
-                "image_size": [32, 16], "window_size": 2, "text_layers": 2, "max_tokens": 16,
-                "head": "stripes", "embed_dim": 8, "head_dropout": 0.1, "vision_dropout": 0.0,
-                "drop_path": 0.1, "text_dropout": 0.1, "temperature": 0.07, "reading": "paper",
-                "any_reading": False,
-                **(model or {}),
+                "kind": "mra", "image_size": [32, 16], "window_size": 2, "text_layers": 2,
+                "max_tokens": 16, "head": "stripes", "embed_dim": 8, "head_dropout": 0.1,
+                "vision_dropout": 0.0, "drop_path": 0.1, "text_dropout": 0.1, "temperature": 0.07,
+                "reading": "paper", "any_reading": False, **(model or {}),
             },
-            "region_weight": 0.8, "padding": 2, "flip": 0.5, "erasing": 0.3, "cleaning": "raw",
+            "objective": {"kind": "mra", "region_weight": 0.8, "padding": 2, **(objective or {})},
+            "flip": 0.5, "erasing": 0.3, "cleaning": "raw",
             "training": {**TRAINING, **(training or {})},
             **changes,
         }  # fmt: skip
         return check_section(PretrainParams, body, "pretrain")
 
     return make
+
+
+@pytest.fixture(scope="session")
+def unipt_params(pretrain_params):
+    """Make a section that pretrains a dual encoder, from the same starting weights."""
+
+    def make(training=None, model=None, objective=None, **changes) -> PretrainParams:
+        body = {
+            "model": {
+                "kind": "dual", "image_size": [32, 16], "embed_dim": 8, "max_tokens": 16,
+                "vision_dropout": 0.0, "drop_path": 0.1, "text_dropout": 0.1, **(model or {}),
+            },
+            "objective": {
+                "kind": "unipt", "temperature": None, "mlm_weight": 1.0, **(objective or {}),
+            },
+            "training": {**TRAINING, "rates": {}, **(training or {})},
+        }  # fmt: skip
+        plain = dataclasses.asdict(pretrain_params())
+        return check_section(PretrainParams, {**plain, **body, **changes}, "pretrain")
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def captions(shards, tmp_path_factory) -> Path:
+    """Side tables with three captions a picture, other than the shards' own; one says nothing."""
+    folder = tmp_path_factory.mktemp("captions")
+    table = pa.concat_tables(iter_tables(shards, ["uid"]))
+    count = len(table)
+    empty = {name: [None] * count for name in ("styles", "seeds", "templates", "attributes")}
+    columns = {
+        "uid": table["uid"],
+        "captions": [[] if at == 5 else ["a man", " ", "the red coat"] for at in range(count)],
+        "method": ["keep"] * count,
+        **empty,
+        "status": ["rejected" if at == 5 else "ok" for at in range(count)],
+        "error": ["no-caption: said nothing" if at == 5 else None for at in range(count)],
+    }
+    told = pa.table(columns, schema=CAPTIONED)
+    write_folder(folder, [told], "captioned", {}, shard_rows=12)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def dual_start(tmp_path_factory, shards, unipt_params) -> Path:
+    """A dual encoder's checkpoint with starting weights only."""
+    from tasks.pretrain import pretrain
+
+    run = tmp_path_factory.mktemp("dual")
+    return pretrain(shards, None, unipt_params(init="none"), run, torch.device("cpu"))
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from tasks.errors import PedAlignError
 from tasks.parity import compare_model, compare_recipe, failed, parity, report
-from tasks.parity.recipe import DOUBLED
+from tasks.parity.recipe import FACTORS
 from tests.golden import ROOT, write_golden
 from tests.second_model import Size
 
@@ -306,11 +306,11 @@ def test_a_recipe_of_another_layout_is_an_error(tmp_path):
         parity(folder)
 
 
-def test_doubled_parameters_are_those_of_the_published_profile():
+def test_faster_parameters_are_those_of_the_published_profile():
     profile = yaml.safe_load((ROOT / "profiles" / "sd15.yaml").read_text())
-    assert tuple(profile["pretrain"]["training"]["doubled"]) == DOUBLED["pretrain"]
+    assert profile["pretrain"]["training"]["rates"] == FACTORS["pretrain"]
     for section in profile["finetune"]["datasets"].values():
-        assert tuple(section["training"]["doubled"]) == DOUBLED["finetune"]
+        assert section["training"]["rates"] == FACTORS["finetune"]
 
 
 # ------------------------------------------------------------------ folders of folders

@@ -21,7 +21,8 @@ from tasks.runtime import runtime
 
 CPU = torch.device("cpu")
 # Dropout is the one thing that one process and two draw differently.
-STILL = {"head_dropout": 0.0, "vision_dropout": 0.0, "drop_path": 0.0, "text_dropout": 0.0}
+STILL_DUAL = {"vision_dropout": 0.0, "drop_path": 0.0, "text_dropout": 0.0}
+STILL = {"head_dropout": 0.0, **STILL_DUAL}
 
 
 @pytest.fixture(scope="module")
@@ -60,13 +61,13 @@ def one_by_one(jobs, place: Path, device: torch.device, progress) -> Path:
 
 
 @pytest.fixture(scope="module")
-def together(workplace, shards, annotations, pretrain_params, start) -> Made:
+def together(workplace, shards, annotations, pretrain_params, start, dual_jobs) -> Made:
     sections = {
         "whole": LONG,
         "released": RELEASED,
         "regions": {"model": STILL, "training": {"epochs": 1}},
     }
-    jobs = {"fine": partial(finetune, start, fine(shards))} | {
+    jobs = {**dual_jobs, "fine": partial(finetune, start, fine(shards))} | {
         name: partial(pretrain, shards, annotations, pretrain_params(**changes))
         for name, changes in sections.items()
     }
@@ -78,6 +79,21 @@ def together(workplace, shards, annotations, pretrain_params, start) -> Made:
     train_together(partial(one_by_one, jobs, workplace), lambda step, *_: steps.append(step))
     made = json.loads((workplace / "made.json").read_bytes())
     return Made({name: Path(folder) for name, folder in made.items()}, steps)
+
+
+@pytest.fixture(scope="module")
+def dual_jobs(workplace, shards, captions, unipt_params):
+    """The other road: both of its objectives, in parts."""
+    how = {"epochs": 1, "chunks": 2, "micro_batch": 3}
+    section = unipt_params(model=STILL_DUAL, training=how)
+    untrained = unipt_params(init="none", model=STILL_DUAL)
+    (workplace / "dual").mkdir()
+    start = pretrain(shards, None, untrained, workplace / "dual", CPU)
+    identity = check_section(FinetuneParams, {**IDENTITY, "images": str(shards)}, "finetune")
+    return {
+        "unipt": partial(pretrain, shards, captions, section),
+        "identity": partial(finetune, start, identity),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +149,12 @@ def test_fine_tuning_with_edited_texts_equals_one_process(tmp_path, together, sh
     assert {"itc_eda", "itm_eda"} <= curve(together["fine"])[0].keys()
 
 
+@pytest.mark.parametrize("name", ["unipt", "identity"])
+def test_a_dual_encoder_equals_one_process(tmp_path, together, dual_jobs, name):
+    alone = dual_jobs[name](tmp_path, CPU)
+    assert_close(alone, together[name])
+
+
 def fine(shards: Path) -> FinetuneParams:
     return check_section(FinetuneParams, {**FINETUNE, "images": str(shards)}, "finetune")
 
@@ -144,15 +166,38 @@ RELEASED = {
     "training": {"epochs": 1, "chunks": 2, "micro_batch": 3},
 }
 FINETUNE = {
-    "image_size": [32, 16], "window_size": 2, "head": "stripes", "embed_dim": 8,
-    "vision_dropout": 0.0, "drop_path": 0.0, "flip": 0.5, "erasing": 0.0, "cleaning": "raw",
-    "label_smoothing": 0.2, "eda_weight": 0.8, "eda_alpha": 0.2, "synonyms": "table",
+    "model": {
+        "kind": "mra", "image_size": [32, 16], "window_size": 2, "head": "stripes", "embed_dim": 8,
+        "vision_dropout": 0.0, "drop_path": 0.0,
+    },
+    "objective": {
+        "kind": "mra", "label_smoothing": 0.2, "eda_weight": 0.8, "eda_alpha": 0.2,
+        "synonyms": "table",
+    },
+    "flip": 0.5, "erasing": 0.0, "cleaning": "raw",
     "select": "val", "holdout": 0.0, "keep_test_choice": True, "protocol": None,
     "training": {
         "epochs": 2, "batch": 8, "learning_rate": 1e-3, "schedule": "linear", "warmup": 0.1,
         "chunks": 1, "micro_batch": 0, "floor": 0.0,
-        "weight_decay": 0.01, "doubled": ["crossattention"], "precision": "fp32", "seed": 3,
+        "weight_decay": 0.01, "rates": {"crossattention": 2.0}, "precision": "fp32", "seed": 3,
     },
+}  # fmt: skip
+
+
+IDENTITY = {
+    **FINETUNE,
+    "keep_test_choice": False,
+    "model": {
+        "kind": "dual", "image_size": [32, 16], "vision_dropout": 0.0, "drop_path": 0.0,
+        "granularity": {
+            "parts": 2, "part_dim": 6, "depth": 1, "heads": 2, "head_dim": 4, "inner_dim": 8,
+            "dictionary": 0, "ranks": "parts",
+        },
+    },
+    "objective": {
+        "kind": "identity", "margin": 0.2, "negatives": "hardest", "granularity_weight": 1.0,
+    },
+    "training": {**FINETUNE["training"], "epochs": 1, "micro_batch": 3, "rates": {}},
 }  # fmt: skip
 
 

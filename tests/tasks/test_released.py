@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from models.mra.released import derived_buffers
 from models.mra.released_sizes import vision_sizes
 from tasks.checkpoints import load_model
-from tasks.encoder import MraEncoder
+from tasks.encoder import RetrievalEncoder
 from tasks.errors import PedAlignError
 from tasks.evaluate.run import EvaluateParams, evaluate
 from tasks.pretrain import new_model
@@ -150,7 +150,7 @@ def test_search_evaluation_and_training_take_it(tmp_path, text_folder, shards):
     file = save(tmp_path / "a.pth", {"module." + name: tensor for name, tensor in state.items()})
     found = import_released(file, tmp_path / "out", text_folder)
     assert found.config.text_heads == 2
-    encoder = MraEncoder.load(tmp_path / "out", torch.device("cpu"))
+    encoder = RetrievalEncoder.load(tmp_path / "out", torch.device("cpu"))
     pixels = np.zeros((2, 64, 32, 3), np.uint8)
     assert encoder.encode_images(pixels).shape == encoder.encode_texts(["a man", "a"]).shape
     protocol = EvaluateParams(
@@ -294,13 +294,13 @@ def test_without_a_tokenizer_the_model_is_written_all_the_same(tmp_path):
     import_released(file, tmp_path / "out", text_heads=3)
     assert load_model(tmp_path / "out").config.embed_dim == 10
     with pytest.raises(PedAlignError, match=r"vocab\.txt"):
-        MraEncoder.load(tmp_path / "out", torch.device("cpu"))
+        RetrievalEncoder.load(tmp_path / "out", torch.device("cpu"))
 
 
 def test_word_pieces_in_the_config_become_the_tokenizer(tmp_path):
     file = save(tmp_path / "a.pth", {"model": released(), "config": {**YAML, "vocab": VOCAB}})
     import_released(file, tmp_path / "out", text_heads=3)
-    encoder = MraEncoder.load(tmp_path / "out", torch.device("cpu"))
+    encoder = RetrievalEncoder.load(tmp_path / "out", torch.device("cpu"))
     assert encoder.encode_texts(["a man with bags"]).shape == (1, 10)
 
 

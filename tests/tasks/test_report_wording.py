@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from tasks.images import encode_jpeg
-from tasks.report.gather import Sources
 from tasks.report.parts import Grid, Picture
+from tasks.report.sources import Sources
 from tasks.report.wording import (
     NEW,
     PROMPTS,

@@ -11,7 +11,7 @@ from PIL import Image
 from transformers import BertTokenizerFast
 
 from models.mra import MRA, MRAConfig
-from tasks.encoder import MraEncoder
+from tasks.encoder import RetrievalEncoder
 from tasks.errors import PedAlignError
 from tasks.gallery import build_index
 from tasks.images import encode_jpeg
@@ -32,6 +32,7 @@ class ColourEncoder:
 
     size = (8, 4)
     revision = "colours-1"
+    fuses = True
 
     def __init__(self):
         self.images = 0
@@ -239,7 +240,7 @@ def test_the_real_model_from_its_folder(tmp_path):
     MRA.from_config(config).save_pretrained(tmp_path / "model")
     (tmp_path / "vocab.txt").write_text("\n".join(words))
     BertTokenizerFast(vocab=str(tmp_path / "vocab.txt")).save_pretrained(tmp_path / "model")
-    encoder = MraEncoder.load(tmp_path / "model", torch.device("cpu"))
+    encoder = RetrievalEncoder.load(tmp_path / "model", torch.device("cpu"))
     images = write_images(tmp_path / "shards", 6)
     build_index(encoder, images, tmp_path / "index", batch=4)
     hits = search(SearchIndex.open(tmp_path / "index"), encoder, "a red coat", k=4, rerank=True)
@@ -251,4 +252,4 @@ def test_the_real_model_from_its_folder(tmp_path):
     np.testing.assert_allclose(texts[0], texts[1], atol=1e-6)
     assert np.abs(texts[0] - texts[2]).max() > 1e-3
     with pytest.raises(PedAlignError, match="no retrieval model"):
-        MraEncoder.load(tmp_path / "index")
+        RetrievalEncoder.load(tmp_path / "index")

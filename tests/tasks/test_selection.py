@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from tasks import finetune as finetuning
+import tasks.finetune.run as finetuning
 from tasks.batches import read_pairs
 from tasks.checkpoints import load_model
 from tasks.errors import PedAlignError
@@ -36,14 +36,20 @@ PROTOCOL = {"top_k": 4, "flip": True, "similarity_weight": 0.5, "processes": 1, 
 
 def section(images, training=None, **changes) -> FinetuneParams:
     body = {
-        "images": str(images), "image_size": [32, 16], "window_size": 2, "head": "stripes",
-        "embed_dim": 8, "vision_dropout": 0.0, "drop_path": 0.1, "flip": 0.5, "erasing": 0.3,
-        "cleaning": "raw", "label_smoothing": 0.2, "eda_weight": 0.0, "eda_alpha": 0.2,
-        "synonyms": "table", "select": "val", "holdout": 0.0, "keep_test_choice": False,
-        "protocol": None,
+        "images": str(images),
+        "model": {
+            "kind": "mra", "image_size": [32, 16], "window_size": 2, "head": "stripes",
+            "embed_dim": 8, "vision_dropout": 0.0, "drop_path": 0.1,
+        },
+        "objective": {
+            "kind": "mra", "label_smoothing": 0.2, "eda_weight": 0.0, "eda_alpha": 0.2,
+            "synonyms": "table",
+        },
+        "flip": 0.5, "erasing": 0.3, "cleaning": "raw", "select": "val",
+        "holdout": 0.0, "keep_test_choice": False, "protocol": None,
         "training": {
             "epochs": 3, "batch": 8, "learning_rate": 1e-3, "schedule": "linear", "warmup": 0.1,
-            "weight_decay": 0.01, "doubled": ["itm_head"], "chunks": 1, "micro_batch": 0,
+            "weight_decay": 0.01, "rates": {"itm_head": 2.0}, "chunks": 1, "micro_batch": 0,
             "floor": 0.0,
             "precision": "fp32", "seed": 3, **(training or {}),
         },

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tasks.errors import PedAlignError
 from tasks.tokens import IGNORED, Masking, Words, clean_caption, load_tokenizer
+from tests.weights import save_spelling_clip
 
 GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "golden" / "recipe" / "recipe.json"
 
@@ -109,3 +110,58 @@ def test_a_vocabulary_may_hold_a_piece_twice(tmp_path):
     words = Words(load_tokenizer(tmp_path), 6)
     ids, _ = words.encode(["a mans"])
     assert words.continues[ids[0]].tolist() == [False, False, False, True, False, False]
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clip")
+    save_spelling_clip(folder)
+    return folder
+
+
+def test_clips_tokenizer_starts_ends_and_pads(clip):
+    words = Words(load_tokenizer(clip), 8)
+    ids, mask = words.encode(["a Man", "", "abcdefghij", "aman"])
+    known = words.tokenizer.get_vocab()
+    start, end = known["<|startoftext|>"], known["<|endoftext|>"]
+    spelled = [known[piece] for piece in ("a</w>", "m", "a", "n</w>")]
+    assert ids[0].tolist() == [start, *spelled, end, end, end]
+    assert mask.sum(1).tolist() == [6, 2, 8, 6]
+    assert ids[1].tolist() == [start, *[end] * 7]
+    # A text that is cut keeps its end, whose token is the feature.
+    assert ids[2, -1] == end == words.sep_id == words.pad_id
+    assert (ids[2, 1:-1] < start).all()
+    long, _ = Words(load_tokenizer(clip), 77).encode(["x" * 500])
+    assert long.shape == (1, 77)
+    assert long[0, -1] == end
+
+
+def test_clips_words_are_not_masked(clip, text_folder):
+    words = Words(load_tokenizer(clip), 8)
+    assert not words.masks
+    assert Words(load_tokenizer(text_folder), 8).masks
+    with pytest.raises(PedAlignError, match="mlm_weight to 0, or start from a BERT"):
+        words.mask(words.encode(["a man"])[0][0], np.random.default_rng(0), Masking())
+
+
+def test_clips_tokenizer_is_known_in_every_layout(clip, tmp_path):
+    """As it was saved here, as older versions saved it, and as a checkpoint has it."""
+    tokenizer = load_tokenizer(clip)
+    assert type(tokenizer).__name__ == "CLIPTokenizer"
+    tokenizer.save_pretrained(str(tmp_path / "checkpoint"))
+    old = tmp_path / "old"
+    old.mkdir()
+    (old / "vocab.json").write_text(json.dumps(tokenizer.get_vocab()))
+    (old / "merges.txt").write_text("#version: 0.2\n")
+    expected = tokenizer(["a man - walks."])["input_ids"]
+    for folder in (tmp_path / "checkpoint", old):
+        loaded = load_tokenizer(folder)
+        assert type(loaded) is type(tokenizer)
+        assert loaded(["a man - walks."])["input_ids"] == expected
+
+
+def test_berts_tokenizer_is_no_clip(text_folder, tmp_path):
+    assert type(load_tokenizer(text_folder)).__name__ == "BertTokenizer"
+    (tmp_path / "tokenizer_config.json").write_text("{")
+    with pytest.raises(PedAlignError, match=r"neither tokenizer\.json nor vocab"):
+        load_tokenizer(tmp_path)

@@ -1,52 +1,23 @@
-"""The loop: schedules and groups as released, and a killed run that ends as if undisturbed."""
+"""The loop: what an objective may ask of it, and a killed run that ends as if undisturbed."""
 
 import dataclasses
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import nn
 
-from models.mra import MRA, PAPER, RELEASED, MRAConfig
-from models.mra.objectives import PretrainObjective
-from models.mra.released import own_names
 from tasks.errors import PedAlignError
-from tasks.params import read_yaml
-from tasks.provenance import ROOT
-from tasks.training import (
-    RUNNING,
-    Loop,
-    Plan,
-    TrainingParams,
-    parameter_groups,
-    schedule_factor,
-    train,
-    warmup_steps,
-)
+from tasks.training import RUNNING, Loop, Plan, TrainingParams, train
 
-GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "golden" / "recipe" / "recipe.json"
 CPU = torch.device("cpu")
-
-# What learns twice as fast, under the released names.
-RELEASED_DOUBLED = {
-    "pretrain": ("crossattention",),
-    "finetune": (
-        r"vision_encoder\.layers\.[23]\.",
-        r"bert\.encoder\.layer\.(4|5|10|11)\.",
-        r"text_encoder\.cls",
-        "itm_head",
-    ),
-}
 
 
 def settings(**changes) -> TrainingParams:
     base = TrainingParams(
         epochs=3, batch=4, learning_rate=0.05, schedule="linear", warmup=0.2, weight_decay=0.01,
-        doubled=(), chunks=1, micro_batch=0, precision="fp32", floor=0.0, seed=9,
+        rates={}, chunks=1, micro_batch=0, precision="fp32", floor=0.0, seed=9,
     )  # fmt: skip
     return dataclasses.replace(base, **changes)
 
@@ -83,168 +54,9 @@ def run(folder: Path, toy: Toy | None = None, **options):
     return toy, trained
 
 
-# ------------------------------------------------------------------ schedules and groups
-
-
-def test_linear_by_hand():
-    factors = [schedule_factor("linear", step, 10, 2) for step in range(11)]
-    assert factors[:3] == [0, 0.5, 1]
-    assert factors[6] == 0.5
-    assert factors[10] == 0
-
-
-def test_a_floor_is_where_the_schedule_ends():
-    # From 1 at step 2 down to 0.1 at step 10.
-    factors = [schedule_factor("linear", step, 10, 2, 0.1) for step in range(12)]
-    assert factors[:3] == [0, 0.5, 1]
-    assert factors[6] == pytest.approx(0.55)
-    assert factors[10:] == pytest.approx([0.1, 0.1])
-    assert schedule_factor("step", 99, 100, 10, 0.1) == pytest.approx(0.1)
-
-
 def test_a_floor_above_the_peak_is_refused():
     with pytest.raises(ValueError, match="not above the peak"):
         settings(floor=0.06)
-
-
-def test_step_by_hand():
-    # Warm-up 10 of 100: half from step 40, a fifth from step 70.
-    at = {step: schedule_factor("step", step, 100, 10) for step in (5, 10, 39, 40, 69, 70, 99)}
-    assert at == pytest.approx(
-        {5: 0.5, 10: 1, 39: 61 / 90, 40: 0.5 * 60 / 90, 69: 0.5 * 31 / 90, 70: 0.2 * 30 / 90,
-         99: 0.2 / 90}
-    )  # fmt: skip
-
-
-@given(
-    st.sampled_from(["linear", "step"]), st.integers(1, 60), st.integers(0, 60), st.integers(0, 99)
-)
-def test_a_factor_is_a_share(schedule, total, warmup, step):
-    assert 0 <= schedule_factor(schedule, step, total, warmup) <= 1
-
-
-def test_warmup_is_steps_or_a_share():
-    assert warmup_steps(2600, 9000) == 2600
-    assert warmup_steps(0.1, 12_789) == 1278
-    assert warmup_steps(0, 100) == 0
-
-
-@pytest.mark.skipif(not GOLDEN.exists(), reason="the released numbers are not on this machine")
-def test_schedules_equal_the_released():
-    golden = json.loads(GOLDEN.read_text())["schedules"]
-    for name, rates in golden.items():
-        kind, size, warm, rate = name.split("_")
-        peak, total = float(rate[2:]), int(np.prod([int(n) for n in size.split("x")]))
-        warmup = warmup_steps(float(warm.removeprefix("warmup")), total)
-        ours = [peak * schedule_factor(kind, step, total, warmup) for step in range(total)]
-        assert ours == pytest.approx(rates, rel=1e-9, abs=1e-15)
-
-
-@pytest.mark.skipif(not GOLDEN.exists(), reason="the released numbers are not on this machine")
-@pytest.mark.parametrize(("stage", "rate"), [("pretrain", 5e-5), ("finetune", 1e-4)])
-def test_groups_equal_the_released(stage, rate):
-    golden = json.loads(GOLDEN.read_text())["param_groups"][stage]
-    named = [(name, nn.Parameter(torch.zeros(1))) for name in golden]
-    groups = parameter_groups(named, rate, 0.01, RELEASED_DOUBLED[stage])
-    ours = {name: [g["peak"], g["weight_decay"]] for g in groups for name in g["names"]}
-    assert ours == golden
-
-
-def test_groups_under_our_names_equal_those_under_the_released(start_folder):
-    from models.mra import MRA
-    from models.mra.released import to_released
-
-    model = MRA.from_pretrained(start_folder)
-    doubled = (r"vision_encoder\.encoder\.layers\.1\.", r"encoder\.layer\.[13]\.", "itm_head")
-    theirs = (r"vision_encoder\.layers\.1\.", *doubled[1:])
-
-    def by_name(named, patterns) -> dict:
-        groups = parameter_groups(named, 1.0, 0.01, patterns)
-        return {name: (g["peak"], g["weight_decay"]) for g in groups for name in g["names"]}
-
-    named = dict(model.named_parameters())
-    ours = by_name(named.items(), doubled)
-    # A tensor of each parameter's own two numbers travels through the renaming.
-    marked = {n: torch.tensor(ours[n]).expand(2, 2) if n in ours else t for n, t in named.items()}
-    renamed = to_released(marked)
-    wanted = by_name([(name, nn.Parameter(torch.zeros(1))) for name in renamed], theirs)
-    assert {n: tuple(t[0].tolist()) for n, t in renamed.items()} == {
-        n: pytest.approx(v) for n, v in wanted.items()
-    }
-
-
-def test_what_decays_and_what_learns_twice_as_fast():
-    class Named(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layernorm_before, self.head = nn.LayerNorm(2), nn.Linear(2, 2)
-            self.frozen = nn.Linear(2, 2).requires_grad_(requires_grad=False)
-
-    groups = parameter_groups(Named().named_parameters(), 0.1, 0.5, ("^head",))
-    found = {name: (g["peak"], g["weight_decay"]) for g in groups for name in g["names"]}
-    assert found == {
-        "layernorm_before.weight": (0.1, 0.0),
-        "layernorm_before.bias": (0.1, 0.0),
-        "head.weight": (0.2, 0.5),
-        "head.bias": (0.2, 0.0),
-    }
-
-
-def test_an_expression_that_matches_nothing_is_an_error():
-    with pytest.raises(PedAlignError, match="nosuch"):
-        parameter_groups(Toy().named_parameters(), 0.1, 0.0, ("body", "nosuch"))
-
-
-@pytest.mark.skipif(not GOLDEN.exists(), reason="the released numbers are not on this machine")
-@pytest.mark.parametrize(
-    ("section", "stage"),
-    [
-        ("pretrain", "pretrain"),
-        ("finetune.datasets.cuhk-pedes", "finetune"),
-        ("finetune.datasets.icfg-pedes", "finetune"),
-    ],
-)
-def test_the_full_profiles_groups_are_the_released_under_our_names(section, stage):
-    training = read_yaml(ROOT / "profiles" / "sd15.yaml")
-    for part in section.split("."):
-        training = training[part]
-    training = training["training"]
-    golden = json.loads(GOLDEN.read_text())["param_groups"][stage]
-    wanted = {own: tuple(pair) for name, pair in golden.items() for own in own_names(name)}
-    named = [(f"model.{name}", nn.Parameter(torch.zeros(1))) for name in wanted]
-    groups = parameter_groups(
-        named, training["learning_rate"], training["weight_decay"], tuple(training["doubled"])
-    )
-    ours = {
-        name.removeprefix("model."): (g["peak"], g["weight_decay"])
-        for g in groups
-        for name in g["names"]
-    }
-    assert ours == wanted
-
-
-@pytest.mark.skipif(not GOLDEN.exists(), reason="the released numbers are not on this machine")
-def test_the_released_reading_leaves_the_heads_alone_and_the_papers_doubles_them():
-    golden = json.loads(GOLDEN.read_text())["param_groups"]["pretrain"]
-    heads = {name for name in golden if name.startswith(("vision_proj", "text_proj"))}
-    assert heads
-    named = [(name, nn.Parameter(torch.zeros(1))) for name in golden]
-    for reading, factor in ((RELEASED, 1), (PAPER, 2)):
-        doubled = step_of(reading).doubled
-        groups = parameter_groups(named, 5e-5, 0.01, (*RELEASED_DOUBLED["pretrain"], *doubled))
-        ours = {name: [g["peak"], g["weight_decay"]] for g in groups for name in g["names"]}
-        for name, (rate, decay) in golden.items():
-            wanted = [rate * factor if name in heads else rate, decay]
-            assert ours[name] == pytest.approx(wanted), name
-
-
-# ------------------------------------------------------------------ the loop
-
-
-def step_of(reading) -> PretrainObjective:
-    """An objective of the paper's sizes, without memory."""
-    with torch.device("meta"):
-        return PretrainObjective(MRA(MRAConfig(reading=reading)))
 
 
 def test_what_an_objective_doubles_learns_twice_as_fast():
@@ -254,6 +66,21 @@ def test_what_an_objective_doubles_learns_twice_as_fast():
     loop = Loop(Doubling(), PLAN, settings(), CPU)
     peaks = {name: g["peak"] for g in loop.optimizer.param_groups for name in g["names"]}
     assert peaks["body.0.weight"] == 2 * peaks["body.3.weight"]
+
+
+def test_the_users_rate_counts_where_an_objective_doubles_the_same():
+    class Doubling(Toy):
+        doubled = (r"body\.0\.",)
+
+    loop = Loop(Doubling(), PLAN, settings(rates={r"body\.0\.": 5.0}), CPU)
+    peaks = {name: g["peak"] for g in loop.optimizer.param_groups for name in g["names"]}
+    assert peaks["body.0.weight"] == 5 * peaks["body.3.weight"]
+
+
+@pytest.mark.parametrize("part", [{"chunks": 2}, {"micro_batch": 2}])
+def test_parts_that_an_objective_knows_nothing_of_are_an_error(part):
+    with pytest.raises(PedAlignError, match=f"{next(iter(part))} is 2, and this objective takes"):
+        Loop(Toy(), PLAN, settings(**part), CPU)
 
 
 @pytest.mark.parametrize("count", [3, 4])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.ranking import choose_candidates
+from models.ranking import Mixture, choose_candidates
 from tasks.batches import read_pairs
 from tasks.checkpoints import load_model
 from tasks.evaluate import precision
@@ -24,10 +24,9 @@ def side(text, image, logits, *, k=4) -> Sampled:
     candidates = choose_candidates(text, image, k, 1 << 20)
     embedded = Embedded([], image, None, text)
     people = torch.tensor([0, 1]), torch.tensor([0, 1, 1, 0])
-    return Sampled.of(
-        text, embedded, Judged(candidates, [logits]), *people,
-        similarity_weight=0.0, processes=1, memory=1 << 20,
-    )  # fmt: skip
+    judged = Judged(candidates, [logits])
+    mixture = Mixture.of(candidates, [logits], similarity_weight=0.0, processes=1)
+    return Sampled.of(text, embedded, judged, mixture, *people, memory=1 << 20)
 
 
 def test_what_is_compared():

@@ -1,10 +1,14 @@
 """A poisoned dataset: everything odd at once, nothing lost, the same bytes every time."""
 
 import json
+import re
+import textwrap
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from ruamel.yaml import YAML
 
 from tasks.errors import PedAlignError
 from tasks.images import decode
@@ -167,7 +171,8 @@ BASE = {
     "min_side": 8,
     "max_side": 256,
 }
-WORLD = {"people": 20, "images_per_person": 1, "seed": 0}
+WORLD = {"people": 20, "images_per_person": 1, "seed": 0, "captions": ["train"]}
+DRAWN = {"annotation": "data/nothing", "fingerprint": "data/nothing"}
 SPLIT = {"val": 0.1, "test": 0.1, "seed": 0}
 NOTHING = "data/nothing"
 
@@ -179,8 +184,12 @@ NOTHING = "data/nothing"
         ({"format": "world-source"}, "`world` is given"),
         ({"world": WORLD}, "`world` is given"),
         ({"format": "world-target", "world": WORLD}, "annotation and fingerprint data/nothing"),
-        ({"format": "world-source", "world": WORLD | {"images_per_person": 2},
-          "annotation": NOTHING, "fingerprint": NOTHING}, "1 each"),
+        (DRAWN | {"format": "world-source", "world": WORLD | {"images_per_person": 2}}, "1 each"),
+        (DRAWN | {"format": "world-source", "world": WORLD | {"captions": []}}, r"is \['train'\]"),
+        (DRAWN | {"format": "world-unlabelled", "world": WORLD}, r"world-unlabelled is \[\]"),
+        (DRAWN | {"format": "world-target", "world": WORLD | {"captions": ["dev"]}}, "captions"),
+        (DRAWN | {"format": "world-target", "world": WORLD | {"captions": ["val", "val"]}},
+         "each split once"),
         ({"fingerprint": NOTHING}, "pedalign fingerprint"),
         ({"annotation": NOTHING}, "only `folder`"),
         ({"split": SPLIT}, "leave `split` out"),
@@ -193,3 +202,17 @@ NOTHING = "data/nothing"
 def test_parameters_that_would_do_nothing_are_refused(change, found):
     with pytest.raises(PedAlignError, match=found):
         check_section(IngestDatasetParams, BASE | change, "ingest.datasets.x")
+
+
+def test_the_sections_in_the_documentation_are_whole():
+    """Every YAML example of docs/datasets.md is read as params.yaml would be."""
+    text = (Path(__file__).parents[3] / "docs/datasets.md").read_text(encoding="utf-8")
+    formats = []
+    for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL):
+        lines = textwrap.dedent(block)
+        loaded = YAML(typ="safe").load(lines)
+        while "ingest" in loaded or "datasets" in loaded:
+            loaded = loaded.get("ingest", loaded.get("datasets"))
+        for name, section in loaded.items():
+            formats.append(check_section(IngestDatasetParams, section, name).format)
+    assert formats == ["folder", "lmdb", "luperson-t", "world-unlabelled"]

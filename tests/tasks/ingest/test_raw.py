@@ -126,3 +126,15 @@ def test_a_changed_folder_is_refused(tmp_path):
     (root / "fingerprint.json").write_text("[]")
     with pytest.raises(PedAlignError, match="pedalign fingerprint"):
         check_fingerprint(root, root / "fingerprint.json")
+
+
+def test_the_locks_of_a_database_are_not_its_content(tmp_path):
+    root = tmp_path / "raw"
+    (root / "lmdb").mkdir(parents=True)
+    (root / "lmdb/data.mdb").write_bytes(b"data")
+    (root / "block.mdb").write_bytes(b"no lock")
+    fingerprint(root)
+    for lock in ("lmdb/lock.mdb", "lock.mdb", "one.lmdb-lock", "lmdb/one.mdb-lock"):
+        (root / lock).write_bytes(b"readers")
+    check_fingerprint(root, root / "fingerprint.json")
+    assert json.loads((root / "fingerprint.json").read_bytes())["files"] == 2

@@ -1,5 +1,8 @@
 """The built-in world goes the way of every dataset, its truth in a side file by uid."""
 
+import json
+from collections import Counter
+
 import pyarrow.parquet as pq
 import pytest
 
@@ -9,8 +12,14 @@ from tasks.ingest.worlds import WorldParams, draw_world
 from tasks.params import check_section
 from tasks.shards import read_manifest
 
+CAPTIONED = {
+    "world-source": ["train"],
+    "world-target": ["train", "val", "test"],
+    "world-unlabelled": [],
+}
 
-def world(root, form, people, images):
+
+def world(root, form, people, images, captions=None):
     told = {
         "format": form,
         "root": str(root),
@@ -19,7 +28,12 @@ def world(root, form, people, images):
         "shard_rows": 8,
         "min_side": 16,
         "max_side": 256,
-        "world": {"people": people, "images_per_person": images, "seed": 0},
+        "world": {
+            "people": people,
+            "images_per_person": images,
+            "seed": 0,
+            "captions": CAPTIONED[form] if captions is None else captions,
+        },
     }
     return check_section(IngestDatasetParams, told, "ingest.datasets.w")
 
@@ -71,11 +85,11 @@ class Killed(BaseException):
     """Stands for a kill: nothing may catch it."""
 
 
-@pytest.mark.parametrize("form", ["world-source", "world-target"])
+@pytest.mark.parametrize("form", CAPTIONED)
 @pytest.mark.parametrize("images", [0, 1, 5])
 def test_a_drawing_that_was_killed_is_drawn_anew(form, images, tmp_path, monkeypatch):
-    people, each = (6, 1) if form == "world-source" else (20, 1)
-    parameters = WorldParams(people=people, images_per_person=each, seed=0)
+    people, each = (20, 1) if form == "world-target" else (6, 1)
+    parameters = WorldParams(people=people, images_per_person=each, seed=0, captions=())
     draw_world(form, tmp_path / "whole", parameters)
     whole, saved = kept(tmp_path / "whole"), []
 
@@ -96,12 +110,16 @@ def test_a_drawing_that_was_killed_is_drawn_anew(form, images, tmp_path, monkeyp
 
 def test_a_kill_while_an_older_drawing_is_cleared_needs_no_help(tmp_path, monkeypatch):
     root = tmp_path / "raw"
-    draw_world("world-source", root, WorldParams(people=4, images_per_person=1, seed=0))
+    draw_world(
+        "world-source",
+        root,
+        WorldParams(people=4, images_per_person=1, seed=0, captions=("train",)),
+    )
 
     def remove(path):
         raise Killed
 
-    fewer = WorldParams(people=3, images_per_person=1, seed=0)
+    fewer = WorldParams(people=3, images_per_person=1, seed=0, captions=("train",))
     with monkeypatch.context() as patch:
         patch.setattr("tasks.ingest.worlds.shutil.rmtree", remove)
         with pytest.raises(Killed):
@@ -113,7 +131,7 @@ def test_a_kill_while_an_older_drawing_is_cleared_needs_no_help(tmp_path, monkey
 
 @pytest.mark.parametrize("marker", [b"", b"{", b"[]", b"{}", b"\xff"])
 def test_a_spoilt_marker_means_that_nothing_is_known(marker, tmp_path):
-    parameters = WorldParams(people=3, images_per_person=1, seed=0)
+    parameters = WorldParams(people=3, images_per_person=1, seed=0, captions=("train",))
     draw_world("world-source", tmp_path, parameters)
     whole = kept(tmp_path)
     (tmp_path / "drawn.json").write_bytes(marker)
@@ -122,7 +140,7 @@ def test_a_spoilt_marker_means_that_nothing_is_known(marker, tmp_path):
 
 
 def test_a_drawing_that_lost_a_file_or_a_part_of_one_is_drawn_anew(tmp_path):
-    parameters = WorldParams(people=3, images_per_person=1, seed=0)
+    parameters = WorldParams(people=3, images_per_person=1, seed=0, captions=("train",))
     draw_world("world-source", tmp_path, parameters)
     whole = kept(tmp_path)
     first, second, _ = sorted(tmp_path.rglob("*.jpg"))
@@ -141,3 +159,53 @@ def test_a_users_folder_is_not_touched(tmp_path):
     with pytest.raises(PedAlignError, match="not empty"):
         ingest_dataset(world(mine, "world-source", 3, 1), tmp_path / "source")
     assert (mine / "thesis.txt").read_text() == "years of work"
+
+
+def test_captions_left_out_are_in_no_file_and_the_rest_stays_the_same(tmp_path, rows):
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    ingest_dataset(world(whole, "world-target", 20, 2), tmp_path / "a", name="target")
+    report = ingest_dataset(
+        world(part, "world-target", 20, 2, ["test"]), tmp_path / "b", name="target"
+    )
+    assert report.ok == report.rows == 40
+    assert {name: bool(split.captions) for name, split in report.splits.items()} == {
+        "train": False,
+        "val": False,
+        "test": True,
+    }
+    full, bare = rows(tmp_path / "a"), rows(tmp_path / "b")
+    secret = {c for row in full.values() if row["split"] != "test" for c in row["captions"]}
+    assert len(secret) > 40
+    for path, row in bare.items():
+        told = full[path]["captions"] if row["split"] == "test" else []
+        assert row == full[path] | {"captions": told}
+    for folder in (part, tmp_path / "b"):
+        said = b"".join(file.read_bytes() for file in folder.rglob("*") if file.is_file())
+        assert not [caption for caption in secret if caption.encode() in said]
+    entries = json.loads((part / "reid_raw.json").read_text())
+    assert all(bool(e["processed_tokens"]) == (e["split"] == "test") for e in entries)
+
+
+def test_a_folder_drawn_with_captions_is_drawn_anew_without(tmp_path):
+    root = tmp_path / "raw"
+    told = {"people": 12, "images_per_person": 1, "seed": 0}
+    draw_world("world-target", root, WorldParams(**told, captions=("train", "val", "test")))
+    draw_world("world-target", root, WorldParams(**told, captions=()))
+    assert all(e["captions"] == [] for e in json.loads((root / "reid_raw.json").read_text()))
+
+
+def test_unlabelled(tmp_path, rows):
+    report = ingest_dataset(world(tmp_path / "raw", "world-unlabelled", 9, 3), tmp_path / "web")
+    assert (report.ok, report.rows) == (27, 27)
+    assert set(report.splits) == {"train"}
+    found = rows(tmp_path / "web")
+    for path, row in found.items():
+        assert path.startswith("train/video_")
+        assert row["captions"] == []
+        assert row["person_id"] is row["camera"] is row["labels"] is None
+    truth = pq.read_table(tmp_path / "web/truth.parquet").to_pylist()
+    assert sorted(row["source_path"] for row in truth) == sorted(found)
+    assert Counter(row["person"] for row in truth) == dict.fromkeys(range(9), 3)
+    # Nobody's pictures stand together by their numbers, which would tell who is who.
+    first = [row["person"] for row in sorted(truth, key=lambda row: row["source_path"])][:12]
+    assert first != sorted(first)

@@ -17,10 +17,13 @@ from tasks.world.dataset import (
     residents,
     source_item,
     target_item,
+    unlabelled_item,
+    video_look,
     write_source,
     write_target,
+    write_unlabelled,
 )
-from tasks.world.looks import TARGET_CAMERAS
+from tasks.world.looks import MARGIN, TARGET_CAMERAS, distance_to_target
 
 
 @pytest.fixture(scope="module")
@@ -160,3 +163,38 @@ def test_impossible_sizes_are_errors(tmp_path):
         write_source(tmp_path, images=0, seed=0)
     with pytest.raises(PedAlignError, match="3 people"):
         write_target(tmp_path, people=3, images_per_person=4, seed=0)
+
+
+def test_nobody_unlabelled_is_met_elsewhere():
+    """The target's people are reserved by a hash; the source's come from other numbers."""
+    shown = [unlabelled_item(passer, 0, seed=0) for passer in range(40)]
+    assert not any(belongs_to_target(person) for person, _, _ in shown)
+    source = {tuple(source_item(index, seed=0)[0].labels().values()) for index in range(40)}
+    assert source.isdisjoint(tuple(person.labels().values()) for person, _, _ in shown)
+
+
+def test_unlabelled_videos_have_looks_of_their_own_far_from_the_targets():
+    looks = [video_look(video, seed=0) for video in range(30)]
+    assert len({look.name for look in looks}) == 30
+    assert all(distance_to_target(look) >= MARGIN for look in looks)
+    assert not {place for look in looks for place in look.places} & {
+        place for camera in TARGET_CAMERAS for place in camera.places
+    }
+    spread = np.std([look.vector() for look in looks], axis=0)
+    assert (spread > 0.15).all(), "every number of a look varies from video to video"
+    assert unlabelled_item(0, 0, seed=0)[1] == unlabelled_item(3, 1, seed=0)[1] == looks[0]
+
+
+def test_an_unlabelled_folder_is_pictures_and_the_truth_beside(tmp_path):
+    write_unlabelled(tmp_path, people=6, images_per_person=2, seed=3)
+    files = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")}
+    assert files - {TRUTH} == {
+        *(f"train/video_00000/{number:06d}.jpg" for number in range(8)),
+        *(f"train/video_00001/{number:06d}.jpg" for number in range(4)),
+    }
+    assert pq.read_table(tmp_path / TRUTH).schema.equals(TRUTH_SCHEMA)
+    once = fingerprint(tmp_path)
+    write_unlabelled(tmp_path / "again", people=6, images_per_person=2, seed=3)
+    assert fingerprint(tmp_path / "again") == once
+    with pytest.raises(PedAlignError, match="0 people"):
+        write_unlabelled(tmp_path, people=0, images_per_person=2, seed=3)
