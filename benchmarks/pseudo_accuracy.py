@@ -248,14 +248,16 @@ def chart(
                 )
             ):
                 # Of nothing named, nothing is right or wrong.
-                heights = np.where((found["kept"] > 0) | (key == "found"), found[key], np.nan)
-                axes.plot(THRESHOLDS, 100 * heights, "o-", ms=3, color=PALETTE[n], label=label)
+                shares = np.where((found["kept"] > 0) | (key == "found"), found[key], np.nan)
+                axes.plot(THRESHOLDS, 100 * shares, "o-", ms=3, color=PALETTE[n], label=label)
             axes.axvline(PUBLISHED, color="#8b95a1", lw=1, ls="--")
             axes.set(
                 xlabel="threshold", xlim=(-0.03, 1.03), ylim=(-3, 129), title=f"{name}, target"
             )
             axes.set_ylabel("%")
             axes.legend(loc="upper center", fontsize=8.5, ncols=2, columnspacing=1, handlelength=1)
+        for axes in panels:
+            axes.set_yticks(range(0, 101, 20))
     return figure
 
 

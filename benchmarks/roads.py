@@ -42,13 +42,17 @@ from tasks.shards import read_manifest
 NAMES = ("R1", "R5", "R10", "mAP", "mINP")
 ARMS = {
     "two encoders, no pretraining": "real none",
+    "two encoders, no pretraining, fine-tuned longer": "real none long",
     "two encoders, UniPT": "real",
     "MRA, no pretraining": "drawn none",
     "MRA on what DaD restyled": "drawn",
     "UniPT, then MRA on what DaD restyled": "both",
 }
+LONGER = 3
+"""Times the epochs of a fine-tuning: about what the others spend on pretraining."""
 CONTRASTS = (
     ("two encoders, UniPT", "two encoders, no pretraining"),
+    ("two encoders, UniPT", "two encoders, no pretraining, fine-tuned longer"),
     ("MRA on what DaD restyled", "MRA, no pretraining"),
     ("UniPT, then MRA on what DaD restyled", "MRA on what DaD restyled"),
 )
@@ -80,7 +84,9 @@ class Road:
             training=replace(section.training, seed=seed),
         )
         images, told = self.path(inputs.pretrain_images), self.path(inputs.pretrain_annotations)
-        folders = [read_manifest(folder).digest for folder in (images, told)]
+        # Without training nothing but the starting weights matters.
+        read = () if init == "none" else (images, told)
+        folders = [read_manifest(folder).digest for folder in read]
         starts = [folder_digest(Path(p)) for p in (section.vision, section.text)]
         if init not in {None, "none"}:
             starts.append(folder_digest(Path(section.init)))
@@ -92,14 +98,14 @@ class Road:
             pretrain(images, told, section, folder, device())
         return folder / "finished"
 
-    def measured(self, start: Path, seed: int) -> dict[str, dict[str, float]]:
+    def measured(self, start: Path, seed: int, longer: int = 1) -> dict[str, dict[str, float]]:
         """Direct transfer and fine-tuned, by its fine-tuning and its protocol."""
         section = self.section(FinetuneParams, "finetune.datasets.target")
         run = self.section(EvaluationRun, "evaluate.runs.finetuned")
         section = replace(
             section,
             images=str(self.path(section.images)),
-            training=replace(section.training, seed=seed),
+            training=replace(section.training, seed=seed, epochs=longer * section.training.epochs),
             keep_test_choice=False,
         )
         images = Path(section.images)
@@ -142,6 +148,8 @@ def one(arm: str, seed: int, real_root: str) -> tuple[str, int, dict[str, dict[s
     match ARMS[arm].split():
         case ["real", "none"]:
             found = real.measured(real.pretrained(seed, "none"), seed)
+        case ["real", "none", "long"]:
+            found = real.measured(real.pretrained(seed, "none"), seed, LONGER)
         case ["real"]:
             found = real.measured(real.pretrained(seed), seed)
         case ["drawn", "none"]:
