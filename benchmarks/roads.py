@@ -185,7 +185,7 @@ def table(found: dict[str, list[dict[str, dict[str, float]]]]) -> list[str]:
 def contrasts(found: dict[str, list[dict[str, dict[str, float]]]]) -> list[str]:
     """Differences of fine-tuned R1, seed by seed, with their 95 % interval."""
     lines = ["| fine-tuned R1 | difference | 95 % | seeds |", "|---|---|---|---|"]
-    for better, plain in CONTRASTS:
+    for better, plain in (pair for pair in CONTRASTS if found.keys() >= set(pair)):
         pair = [[run["tuned"]["R1"] for run in found[arm]] for arm in (better, plain)]
         gains = [a - b for a, b in zip(*pair, strict=True)]
         limits = "one seed"
@@ -222,13 +222,14 @@ def main() -> None:
     parser.add_argument("--real", required=True, help="a finished rebuild of the profile unipt")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    runs: dict[str, dict[int, dict[str, dict[str, float]]]] = {arm: {} for arm in ARMS}
+    runs: dict[str, dict[int, dict[str, dict[str, float]]]] = {arm: {} for arm in arguments.arms}
     seconds = 0.0
     with ProcessPoolExecutor(arguments.jobs, get_context("spawn")) as pool:
         for last in (False, True):  # the combination starts from UniPT's checkpoint
-            wave = [arm for arm in ARMS if (ARMS[arm] == "both") == last]
+            wave = [arm for arm in arguments.arms if (ARMS[arm] == "both") == last]
             jobs = [
                 pool.submit(one, arm, seed, arguments.real)
                 for seed in range(arguments.seeds)
@@ -240,7 +241,7 @@ def main() -> None:
                 seconds += took
                 tuned = result["tuned"]["R1"]
                 direct = result["direct"]["R1"]
-                print(f"{arm}, seed {seed}: direct {direct:.1f}, tuned {tuned:.1f}")
+                print(f"{arm}, seed {seed}: direct {direct:.1f}, tuned {tuned:.1f}", flush=True)
     found = {arm: [by_seed[seed] for seed in sorted(by_seed)] for arm, by_seed in runs.items()}
     lines = [
         *table(found),
