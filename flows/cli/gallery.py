@@ -9,17 +9,29 @@ import typer
 from rich.table import Table
 
 from flows.cli.console import console
+from tasks.params import PARAMS_FILE, read_yaml
 
-MODEL = Path("data/checkpoints/finetune/target")
+CHECKPOINTS = Path("data/checkpoints")
 GALLERY = Path("data/ingested/target")
 INDEX = Path(".cache/index")
+
+
+def default_model(params_file: Path = PARAMS_FILE) -> Path:
+    """The last model of the profile's road: fine-tuned, or where nothing is, pretrained."""
+    tuned = read_yaml(params_file).get("finetune", {}).get("datasets", {})
+    return CHECKPOINTS / "finetune" / next(iter(tuned)) if tuned else CHECKPOINTS / "pretrain"
 
 
 def index(
     images: Annotated[
         Path, typer.Argument(help="A folder of images, or of this project's shards")
     ] = GALLERY,
-    model: Annotated[Path, typer.Option(help="A retrieval checkpoint")] = MODEL,
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            help="A retrieval checkpoint [default: the fine-tuned, or else pretrained one]"
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Where the index goes")] = INDEX,
 ) -> None:
     """Embed a gallery, so that it can be searched. Goes on where it was interrupted."""
@@ -27,7 +39,9 @@ def index(
     from tasks.gallery import build_index
     from tasks.runtime import runtime
 
-    built = build_index(RetrievalEncoder.load(model), images, out, batch=runtime().batch_size)
+    built = build_index(
+        RetrievalEncoder.load(model or default_model()), images, out, batch=runtime().batch_size
+    )
     console.print(
         f"{built.rows} images can be found; {built.rejected} could not be read; "
         f"{built.computed} parts embedded, {built.reused} reused. Index: {out}"
@@ -38,7 +52,9 @@ def search(
     text: Annotated[str, typer.Argument(help="A sentence that describes the person")],
     k: Annotated[int, typer.Option("-k", help="How many answers", min=1)] = 10,
     index_folder: Annotated[Path, typer.Option("--index", help="What `index` wrote")] = INDEX,
-    model: Annotated[Path, typer.Option(help="The checkpoint that built the index")] = MODEL,
+    model: Annotated[
+        Path | None, typer.Option(help="The checkpoint that built the index [default: as there]")
+    ] = None,
     # Off: on the small default model the fusion encoder ranks worse than the cosine alone, and a
     # dual encoder has none.
     rerank: Annotated[
@@ -52,7 +68,7 @@ def search(
     from tasks.search import search as find
 
     opened = SearchIndex.open(index_folder)
-    hits = find(opened, RetrievalEncoder.load(model), text, k=k, rerank=rerank)
+    hits = find(opened, RetrievalEncoder.load(model or default_model()), text, k=k, rerank=rerank)
     table = Table(title=text)
     for column in ("rank", "score", "match", "image"):
         table.add_column(column, justify="left" if column == "image" else "right")

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from flows.cli import app
+from flows.cli.gallery import default_model
 from tasks.errors import PedAlignError
 from tasks.sda import KEYS
 from tests.golden import write_golden
@@ -32,6 +33,15 @@ def test_phrases_are_json_with_spans_that_reproduce_the_text(tmp_path: Path) -> 
         for phrase in listed:
             assert caption[phrase["start"] : phrase["end"]] == phrase["text"]
             assert phrase["group"]
+
+
+def test_a_gallery_is_searched_by_the_last_model_of_the_profile() -> None:
+    profiles = Path(__file__).parents[2] / "profiles"
+    models = {name: default_model(profiles / f"{name}.yaml") for name in ("tiny", "unlabelled")}
+    assert models == {
+        "tiny": Path("data/checkpoints/finetune/target"),
+        "unlabelled": Path("data/checkpoints/pretrain"),
+    }
 
 
 @pytest.mark.parametrize(
