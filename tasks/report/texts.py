@@ -130,21 +130,22 @@ def _overview(told: Mapping[str, TextFigures]) -> Grid:
         rows.append((
             name, f"{found.pictures:,}", f"{words.captions:,}", f"{found.optional:.2f}",
             f"{found.templates:,}", f"{words.vocabulary:,}", f"{words.mean_length:.1f}",
-            *(f"{100 * v:.2f} %" for v in (words.distinct_1, words.distinct_2, words.distinct_3)),
+            f"{100 * words.distinct_1:.2f} / {100 * words.distinct_2:.1f} / "
+            f"{100 * words.distinct_3:.1f} %",
             f"{100 * words.repeated:.1f} %",
         ))  # fmt: skip
     published = (
         "LUPerson-T", "957,606", f"{LUPERSON_T_TEXTS:,}", f"{optional:.2f}", "456",
-        str(LUPERSON_T_WORDS), *[""] * 5,
+        str(LUPERSON_T_WORDS), *[""] * 3,
     )  # fmt: skip
     header = (
-        "texts", "pictures", "in all", "optional attributes a picture", "templates", "vocabulary",
-        "words each", "distinct-1", "distinct-2", "distinct-3", "repeated",
+        "set", "pictures", "texts", "optional", "templates", "vocabulary",
+        "words each", "distinct-1, 2, 3", "repeated",
     )  # fmt: skip
     text = (
-        "Pseudo texts in numbers: templates and words that were used, the share of different "
-        "words, pairs and triples of words, and of texts that repeat another one. They fall with "
-        "the number of texts. Of LUPerson-T's texts, what is published or was counted."
+        "Pseudo texts in numbers: optional attributes a picture, templates and words that were "
+        "used, the share of different words, pairs and triples of words, and of texts that repeat "
+        "another one. They fall with the number of texts. Of LUPerson-T's texts, what is published or was counted."
     )
     return Grid(text, header, [*rows, published])
 

@@ -159,7 +159,7 @@ def section(wording: Wording | None, pictures: Mapping[str, bytes]) -> Section:
     """
     out = Section("Captions", "What is said of the pictures, and how many ways of saying it.")
     if "captions" in pictures:
-        text = "Pictures with the words that they came with (above) and the new ones (below)."
+        text = "Pictures with the words that they came with, if any, and the new ones below."
         out.parts.append(Picture("captions", text, pictures["captions"], photos=True))
     if wording is None:
         return out
