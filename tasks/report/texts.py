@@ -145,7 +145,8 @@ def _overview(told: Mapping[str, TextFigures]) -> Grid:
     text = (
         "Pseudo texts in numbers: optional attributes a picture, templates and words that were "
         "used, the share of different words, pairs and triples of words, and of texts that repeat "
-        "another one. They fall with the number of texts. Of LUPerson-T's texts, what is published or was counted."
+        "another one. They fall with the number of texts. Of LUPerson-T's texts, what "
+        "is published or was counted."
     )
     return Grid(text, header, [*rows, published])
 
