@@ -233,7 +233,9 @@ def test_every_section_of_the_parameters_has_a_row() -> None:
     from tasks.params import read_yaml
 
     changed = {key.split(".")[0] for case in CASES for key in case.params}
-    assert changed == set(read_yaml(ROOT / "params.yaml"))
+    sections = read_yaml(ROOT / "params.yaml")
+    # A section without an entry has no stage: `describe` is tried in docs/unlabelled.md's profile.
+    assert changed == {name for name, held in sections.items() if held != {"datasets": {}}}
 
 
 def written() -> dict[str, tuple[list[str], str]]:

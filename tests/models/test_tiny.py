@@ -17,6 +17,7 @@ def test_every_model_of_the_default_has_its_record() -> None:
     assert {f.name for f in FOLDERS} == {
         "bert",
         "captioner",
+        "clip",
         "diffusion",
         "poser",
         "regions",
