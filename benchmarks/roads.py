@@ -212,7 +212,7 @@ def draw(found: dict[str, list[dict[str, dict[str, float]]]], path: Path) -> Non
     axes.set(yticks=[], xlabel="R1 on the drawn target's test people, percent; a point a seed")
     axes.set_xlim(left=0)
     axes.grid(axis="x", alpha=0.3)
-    axes.legend(loc="lower right", frameon=False)
+    figure.legend(loc="outside upper right", ncols=2, frameon=False)
     figure.savefig(path, dpi=110)
 
 
