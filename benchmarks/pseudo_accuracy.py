@@ -29,7 +29,8 @@ import torch
 from matplotlib.figure import Figure
 
 from models.zeroshot import ZeroShot
-from tasks.base.clip import UNSEEN, WORDS, number_values, stretch, true_values
+from tasks.base.clip import WORDS, number_values, stretch, true_values
+from tasks.base.clip_parts import UNSEEN
 from tasks.caption.vocabulary import OPTIONAL, REQUIRED, Value, Vocabulary, read_vocabulary
 from tasks.images import decode, encode_jpeg
 from tasks.report.figures import MUTED, PALETTE, STYLE, png

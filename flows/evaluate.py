@@ -1,7 +1,8 @@
 """Stage `evaluate@RUN`: retrieval on a test split, before or after fine-tuning.
 
 In: the checkpoint and the shards that ``evaluate.runs.RUN`` names. Out:
-``data/reports/evaluate/RUN``: metrics.json, cmc.csv, queries.parquet. Alone:
+``data/reports/evaluate/RUN``: metrics.json, cmc.csv, queries.parquet, queries.csv, protocol.json.
+On a known benchmark the published figures are shown beside the run's own. Alone:
 ``python -m flows.evaluate RUN``.
 """
 
@@ -45,6 +46,7 @@ def evaluate(name: str) -> None:
         for title, values in rankings
     ]
     windows.table(f"eval-{name}", rows, f"{name}: percent over {found.queries.num_rows} queries")
+    windows.standing(name, OUT / name)
     windows.rank_lists(name, OUT / name, Path(section.images))
 
 

@@ -41,6 +41,7 @@ LOWER = {
     "annotate": "annotate.batch in params.yaml, or workers in runtime.yaml",
     "pretrain": "pretrain.training.batch in params.yaml",
     "finetune": "finetune.datasets.{key}.training.batch in params.yaml",
+    "reid": "reid.datasets.{key}.training.batch in params.yaml",
     "evaluate": "batch_size in runtime.yaml",
     "gap": "gap.pictures in params.yaml",
     "ingest": "ingest.datasets.{key}.shard_rows in params.yaml",

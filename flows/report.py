@@ -39,6 +39,7 @@ def report() -> None:
         runs={name: evaluated(**entry) for name, entry in params["evaluate"]["runs"].items()},
         finetuned=tuple(params["finetune"]["datasets"]),
         described=tuple(params["describe"]["datasets"]),
+        reidentified=tuple(params["reid"]["datasets"]),
     )
     write(section, sources, OUT)
     for path in sorted(OUT.glob("*.png")):

@@ -156,12 +156,18 @@ def regions(images: Path, annotated: Path, pictures: int = 8) -> None:
 
 @_shown
 def losses(stage: str, output: Path) -> None:
-    """Show a training's loss curve, from its ``curve.csv``."""
+    """Show a training's loss curve, from ``curve.csv``, and how its epochs ranked, if they did."""
+    from tasks.report.choices import read_epochs
+    from tasks.report.epoch_figures import epochs_chart
     from tasks.report.figures import loss_chart, png  # matplotlib takes a second
     from tasks.report.gather import read_curve
 
     drawn = png(loss_chart([read_curve(stage, output / "curve.csv")]), dpi=100)
     picture(f"{stage}-losses", Image.open(io.BytesIO(drawn)), f"Losses of {stage} over its steps")
+    if (epochs := read_epochs(stage, output)) is not None:
+        drawn = png(epochs_chart([epochs]), dpi=100)
+        caption = f"Loss, R@1 and mAP of {stage} by epoch; a ring marks a kept epoch"
+        picture(f"{stage}-epochs", Image.open(io.BytesIO(drawn)), caption)
 
 
 @_shown
@@ -175,6 +181,49 @@ def gap(folder: Path) -> None:
     table("gap", drawn.rows(found), "Share of the gap that is left, and of the content, by arm")
     for name, image, caption in drawn.pictures(found):
         picture(f"gap-{name}", image, caption)
+
+
+def standing(name: str, evaluation: Path) -> None:
+    """Show how an evaluation was done, and its figures among the published ones of its benchmark.
+
+    In the terminal and on the run's page. Nothing that a stage writes depends on published figures,
+    so they are imported here and not there.
+
+    Args:
+        name: The evaluation.
+        evaluation: Its folder.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from tasks.evaluate.protocol import words
+    from tasks.published import RESULTS
+    from tasks.report import published
+    from tasks.report.gather import read_evaluation
+    from tasks.report.records import MEASURES
+
+    own = published.read_own(name, evaluation, read_evaluation(evaluation).measures)
+    if own is None:
+        return
+    console = Console()
+    if not console.is_terminal:  # a log file has no width, and a column of three letters none
+        console = Console(width=180)
+    how = words(own.protocol)
+    console.print(f"{name}: " + "; ".join(f"{heading} {said}" for heading, said in how.items()))
+    table(f"protocol-{name}", [how], f"How {name} was evaluated")
+    if reason := published.nothing_published(own):
+        console.print(reason)
+    if own.benchmark not in RESULTS:
+        return
+    rows = published.standing(own.benchmark, [own])
+    shown = Table(title=f"{own.benchmark}: {name} among published figures, percent")
+    for heading in published.HEADER:
+        shown.add_column(heading, justify="right" if heading in MEASURES else "left")
+    for row in rows:
+        shown.add_row(*row, style="bold" if row[-1] == published.OWN else None)
+    console.print(shown)
+    listed = [dict(zip(published.HEADER, row, strict=True)) for row in rows]
+    table(f"published-{name}", listed, f"{name} among published figures on {own.benchmark}")
 
 
 @_shown

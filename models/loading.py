@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     import torch
@@ -34,8 +34,6 @@ ALONE = threading.RLock()
 """Held while a model is loaded or built, where other threads may do so too: transformers and
 diffusers make modules without memory by changing torch's own classes for that while, and what
 another thread builds then has no memory either."""
-_NAMED = 3
-"""Tensors that a message spells out; the rest are counted."""
 
 
 def load_model(
@@ -90,15 +88,15 @@ def load_model(
         if not key.endswith(".num_batches_tracked")
     )
     if missing or misshapen:
-        found = [f"{len(missing)} missing ({_some(missing)})"] if missing else []
-        found += [f"{len(misshapen)} of another shape ({_some(misshapen)})"] if misshapen else []
+        found = [f"{len(missing)} missing ({some(missing)})"] if missing else []
+        found += [f"{len(misshapen)} of another shape ({some(misshapen)})"] if misshapen else []
         raise ValueError(
             f"the {what} {str(name)!r} does not fill a {type(model).__name__}, tensors "
             f"{' and '.join(found)}; rule: every tensor of the class stands in the file, or it "
             f"would run on random numbers; remedy: download or save it again, or {remedy}"
         )
     if unused := sorted(report["unexpected_keys"]):
-        log.info("%s %s: %d tensors are not used (%s)", what, name, len(unused), _some(unused))
+        log.info("%s %s: %d tensors are not used (%s)", what, name, len(unused), some(unused))
     return model
 
 
@@ -180,6 +178,8 @@ def _named(name: str | Path, what: str, files: str, remedy: str) -> Iterator[Non
         ) from error
 
 
-def _some(names: Sequence[str]) -> str:
-    more = len(names) - _NAMED
-    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+def some(names: Iterable[str], most: int = 3) -> str:
+    """The first few of a list for a message, and how many more there are."""
+    listed = list(names)
+    more = len(listed) - most
+    return ", ".join(listed[:most]) + (f" and {more} more" if more > 0 else "")

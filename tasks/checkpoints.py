@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
+from models.checkpoint_files import model_type
 from models.dual import DualEncoder
-from models.dual.checkpoint import model_type
 from models.mra import MRA
 from models.retrieval import RetrievalModel
 from models.team import number

@@ -67,6 +67,8 @@ class Inputs:
     evaluations: str
     """What the report reads of evaluations; `NOTHING` where there is none, since no test picture
     has a caption."""
+    reid: str
+    """What the report reads of re-identifications; `NOTHING` where ``reid.datasets`` is empty."""
 
 
 def optional(path: str) -> Path | None:

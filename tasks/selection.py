@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,6 +36,8 @@ Select = Literal["last", "val", "test"]
 Judge = Literal["val", "held-out", "test"]
 Choice = Literal["last", "val", "held-out", "test"]
 
+WATCHED = ("R5", "R10", "mAP", "mINP")
+"""Measures of an epoch that are written down beside R1 and choose nothing."""
 BY_TEST = "by-test"
 """Folder, inside a checkpoint, of the weights that the test split chose."""
 
@@ -102,17 +104,49 @@ class Selection:
 
         Args:
             judged: The queries by judge; where ``held-out`` is one, they did not train.
-            scores: R@1 of every epoch by judge, percent.
+            scores: R@1 of every epoch by judge, percent, and what `named` gave besides.
             reranked: Whether the fusion encoder took part.
         """
+        chose = {judge: each for judge, each in scores.items() if "/" not in judge}
         return {
             "measure": "R@1 after re-ranking" if reranked else "R@1 by features alone",
             "judges": {
                 judge: {"people": len(set(pairs.person.tolist())), "pairs": len(pairs)}
                 for judge, pairs in judged.items()
             },
-            "scores": {judge: [round(one, 4) for one in each] for judge, each in scores.items()},
+            "scores": {judge: [round(one, 4) for one in each] for judge, each in chose.items()},
+            "curve": curve(scores),
         }
+
+
+def named(judge: Judge, measures: Mapping[str, float]) -> dict[str, float]:
+    """Measures of an epoch as scores of a training: R1 under the judge's name, which chooses.
+
+    The others are under names with a slash ("val/mAP"): `tasks.training` carries them through an
+    interruption like any score, and keeps no weights for them.
+    """
+    return {judge: measures["R1"]} | {f"{judge}/{name}": measures[name] for name in WATCHED}
+
+
+def curve(scores: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:
+    """Every epoch's measures by judge, in percent: what `named` took apart.
+
+    Args:
+        scores: Score to its value after every epoch.
+
+    Returns:
+        A mapping an epoch: ``epoch`` from 1, ``val`` and ``test`` (null where nobody asked them),
+        and ``held-out`` where train people were held out.
+    """
+    judges = [name for name in scores if "/" not in name]
+    rows: list[dict[str, Any]] = []
+    for at in range(max((len(each) for each in scores.values()), default=0)):
+        row: dict[str, Any] = {"epoch": at + 1, "val": None, "test": None}
+        for judge in judges:
+            told = {"R1": scores[judge], **{m: scores.get(f"{judge}/{m}") for m in WATCHED}}
+            row[judge] = {name: round(each[at], 4) for name, each in told.items() if each}
+        rows.append(row)
+    return rows
 
 
 def plan_selection(

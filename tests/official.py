@@ -19,8 +19,8 @@ from PIL import Image
 
 from tasks.ingest import fingerprint
 from tasks.world.captions import describe
-from tasks.world.dataset import residents
 from tasks.world.looks import TARGET_CAMERAS, render
+from tasks.world.people import residents
 
 CUHK_SOURCES = ("cam_a", "cam_b", "CUHK01", "CUHK03", "Market", "test_query", "train_query")
 CUHK = {"train": 8, "val": 3, "test": 4}

@@ -19,6 +19,7 @@ from tasks.inputs import NOTHING, Inputs, optional
 from tasks.params import read_section, read_yaml
 from tasks.pretrain import PretrainParams
 from tasks.provenance import ROOT
+from tasks.reid import ReidParams
 from tasks.report import ReportParams
 from tasks.restyle.shard import RestyleParams
 from tasks.runtime import MachineParams
@@ -43,8 +44,9 @@ MANY: dict[str, tuple[str, type[Any]]] = {
     "describe": ("describe.datasets", DescribeParams),
     "finetune": ("finetune.datasets", FinetuneParams),
     "evaluate": ("evaluate.runs", EvaluationRun),
+    "reid": ("reid.datasets", ReidParams),
 }
-MAY_BE_EMPTY = {"describe", "finetune", "evaluate"}
+MAY_BE_EMPTY = {"describe", "finetune", "evaluate", "reid"}
 """An empty ``foreach`` has no stage."""
 
 
@@ -108,6 +110,8 @@ def test_dvc_watches_the_local_models_and_only_them(path: Path) -> None:
     assert inputs.words == (inputs.adapt if annotate.phrases == "words" else NOTHING)
     some = bool(read_yaml(path)["evaluate"]["runs"])
     assert inputs.evaluations == ("data/reports/evaluate" if some else NOTHING)
+    some = bool(read_yaml(path)["reid"]["datasets"])
+    assert inputs.reid == ("data/reports/reid" if some else NOTHING)
     adapted = read_section(AdaptParams, "adapt", path).method != "none"
     if read_section(RestyleParams, "restyle", path).mode == "none" or not adapted:
         assert inputs.dad == NOTHING

@@ -14,8 +14,8 @@ from tasks.caption.vocabulary import REQUIRED, SHIPPED, read_vocabulary
 from tasks.images import encode_jpeg
 from tasks.schemas import RESTYLED, SCREENED
 from tasks.shards import iter_tables, write_folder
+from tests.encoders import save_spelling_clip
 from tests.projects import ROOT, Project
-from tests.weights import save_spelling_clip
 
 pytestmark = [pytest.mark.dvc, pytest.mark.slow, pytest.mark.timeout(600)]
 

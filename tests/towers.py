@@ -9,7 +9,7 @@ import torch
 from transformers import BertConfig, BertForMaskedLM, SwinConfig, SwinModel
 
 from models.dual import DualConfig, DualEncoder, dual_config
-from tests.weights import save_deit, save_spelling_clip, save_vit
+from tests.encoders import save_deit, save_spelling_clip, save_vit
 
 
 class Towers:

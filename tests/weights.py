@@ -10,53 +10,34 @@ learnt three. Nothing here needs a network.
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import spacy
 import torch
 from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from safetensors.torch import load_file, save_file
 from spacy.training import Example
-from torch import Tensor
 from transformers import (
-    BertConfig,
-    BertForMaskedLM,
-    BertTokenizerFast,
     Blip2Config,
     Blip2ForConditionalGeneration,
     Blip2Processor,
-    CLIPConfig,
-    CLIPModel,
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTokenizer,
-    CLIPVisionConfig,
-    DeiTConfig,
-    DeiTForImageClassificationWithTeacher,
     RTDetrConfig,
     RTDetrForObjectDetection,
     RTDetrResNetConfig,
-    SwinConfig,
-    SwinForImageClassification,
     T5Tokenizer,
-    ViTConfig,
-    ViTForImageClassification,
     VitPoseBackboneConfig,
     VitPoseConfig,
     VitPoseForPoseEstimation,
 )
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.rt_detr.image_processing_pil_rt_detr import RTDetrImageProcessorPil
-from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 from transformers.models.vitpose.image_processing_pil_vitpose import VitPoseImageProcessorPil
 
 from tests.detectors import save_grounding_dino
+from tests.encoders import rename, save_bert, save_clip, save_images, save_swin, write_json
 
 CAPTION = "a man in a red shirt and black trousers"
 """What the captioner says of every picture."""
@@ -113,7 +94,7 @@ def save_stable_diffusion(folder: Path) -> None:
         vae=vae, unet=unet, text_encoder=text, tokenizer=tokenizer, scheduler=scheduler,
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     ).save_pretrained(folder)  # fmt: skip
-    _rename(folder / "text_encoder" / "model.safetensors", r"^", "text_model.",
+    rename(folder / "text_encoder" / "model.safetensors", r"^", "text_model.",
             {"text_model.embeddings.position_ids": torch.arange(77)[None]})  # fmt: skip
     for new, old in (
         ("to_q", "query"),
@@ -121,9 +102,9 @@ def save_stable_diffusion(folder: Path) -> None:
         ("to_v", "value"),
         ("to_out.0", "proj_attn"),
     ):
-        _rename(folder / "vae" / "diffusion_pytorch_model.safetensors", rf"\.{new}\.", f".{old}.")
+        rename(folder / "vae" / "diffusion_pytorch_model.safetensors", rf"\.{new}\.", f".{old}.")
     (folder / "tokenizer" / "tokenizer.json").unlink()
-    _write(folder / "tokenizer" / "vocab.json", {word: at for at, word in enumerate(words)})
+    write_json(folder / "tokenizer" / "vocab.json", {word: at for at, word in enumerate(words)})
     (folder / "tokenizer" / "merges.txt").write_text("#version: 0.2\n")
 
 
@@ -195,53 +176,10 @@ def save_vitpose(folder: Path) -> None:
         next(p for n, p in parameters.items() if n.startswith("head.") and p.ndim == 1).zero_()
     model.save_pretrained(folder)
     images = VitPoseImageProcessorPil(size={"height": size[0], "width": size[1]})
-    _save_images(folder, images, "VitPoseImageProcessor")
+    save_images(folder, images, "VitPoseImageProcessor")
 
 
 # ------------------------------------------------------------------ captions
-
-
-def save_clip(folder: Path) -> None:
-    """CLIP with both of its encoders, as the judge's folder has it."""
-    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
-             "num_attention_heads": 2}  # fmt: skip
-    config = CLIPConfig(
-        text_config=CLIPTextConfig(vocab_size=4, max_position_embeddings=6, **small).to_dict(),
-        vision_config=CLIPVisionConfig(
-            image_size=28, patch_size=14, projection_dim=8, **small
-        ).to_dict(),
-        projection_dim=8,
-    )
-    CLIPModel(config).save_pretrained(folder)
-    _save_images(
-        folder,
-        CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}),
-        "CLIPImageProcessor",
-        "CLIPProcessor",
-    )
-
-
-def save_spelling_clip(folder: Path) -> None:
-    """CLIP with both of its encoders and their processors; it reads texts letter by letter."""
-    torch.manual_seed(0)
-    letters = "abcdefghijklmnopqrstuvwxyz"
-    words = [*letters, *(f"{letter}</w>" for letter in letters), ".</w>", "-</w>",
-             "<|startoftext|>", "<|endoftext|>"]  # fmt: skip
-    end = len(words) - 1
-    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2,
-             "num_attention_heads": 2}  # fmt: skip
-    text = small | {"vocab_size": len(words), "max_position_embeddings": 77,
-                    "bos_token_id": end - 1, "eos_token_id": end, "pad_token_id": end}  # fmt: skip
-    vision = small | {"image_size": 32, "patch_size": 8}
-    config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=12)
-    CLIPModel(config).save_pretrained(folder)
-    CLIPTokenizer(
-        vocab={word: at for at, word in enumerate(words)}, merges=[], model_max_length=77
-    ).save_pretrained(folder)
-    images = CLIPImageProcessorPil(
-        size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
-    )
-    _save_images(folder, images, "CLIPImageProcessor", "CLIPProcessor")
 
 
 def save_blip2(folder: Path) -> None:
@@ -275,8 +213,8 @@ def save_blip2(folder: Path) -> None:
     model.save_pretrained(folder, max_shard_size="100KB")
     assert len(list(folder.glob("*.safetensors"))) > 1  # two files and an index on the hub
     processor.tokenizer.save_pretrained(folder)
-    _save_images(folder, images, "BlipImageProcessor", "Blip2Processor")
-    _write(
+    save_images(folder, images, "BlipImageProcessor", "Blip2Processor")
+    write_json(
         folder / "processor_config.json",
         {"num_query_tokens": 4, "processor_class": "Blip2Processor"},
     )
@@ -349,103 +287,3 @@ def save_parser(folder: Path) -> None:
         nlp.update(examples, sgd=optimizer, drop=0.0)
     assert [chunk.text for chunk in nlp(CAPTION).noun_chunks] == PHRASES
     nlp.to_disk(folder)
-
-
-# ------------------------------------------------------------------ retrieval
-
-
-def save_swin(folder: Path) -> None:
-    """Swin as its hub folder has it: a classifier with window 7, four stages, patch 4."""
-    config = SwinConfig(
-        image_size=224, patch_size=4, embed_dim=8, depths=[1, 1, 2, 1], num_heads=[1, 2, 4, 8],
-        window_size=7, num_labels=10,
-    )  # fmt: skip
-    SwinForImageClassification(config).save_pretrained(folder)
-
-
-def save_bert(folder: Path) -> None:
-    """BERT with its masked language head; twelve layers, since the profile parts them in the middle
-    and names the doubled ones by number."""
-    tokenizer = _bert_tokenizer(folder, [*"abcdefghijklmnopqrstuvwxyz0123456789.,'-"])
-    config = BertConfig(
-        vocab_size=len(tokenizer), hidden_size=24, num_hidden_layers=12, num_attention_heads=2,
-        intermediate_size=32,
-    )  # fmt: skip
-    BertForMaskedLM(config).save_pretrained(folder)
-    # The published file keeps TensorFlow's names, and what next sentences are told by.
-    file, width = folder / "model.safetensors", config.hidden_size
-    _rename(file, r"LayerNorm\.weight$", "LayerNorm.gamma")
-    unused = {
-        "bert.pooler.dense.weight": torch.zeros(width, width),
-        "bert.pooler.dense.bias": torch.zeros(width),
-        "cls.seq_relationship.weight": torch.zeros(2, width),
-        "cls.seq_relationship.bias": torch.zeros(2),
-    }
-    _rename(file, r"LayerNorm\.bias$", "LayerNorm.beta", unused)
-    tokenizer.save_pretrained(folder)
-
-
-_SEEING = {
-    "image_size": 32, "patch_size": 8, "hidden_size": 16, "intermediate_size": 24,
-    "num_hidden_layers": 2, "num_attention_heads": 2,
-}  # fmt: skip
-
-
-def save_vit(folder: Path) -> None:
-    """A classifier as ``facebook/deit-small-patch16-224`` has it: a ViT, ImageNet's statistics."""
-    vit = ViTForImageClassification(ViTConfig(**_SEEING, num_labels=10))
-    _enlarge(vit).save_pretrained(folder)
-    mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-    images = ViTImageProcessorPil(size={"height": 32, "width": 32}, image_mean=mean, image_std=std)
-    _save_images(folder, images, "ViTImageProcessor")
-
-
-def save_deit(folder: Path) -> None:
-    """A DeiT with its distillation token and both classifiers; UniPT's statistics."""
-    deit = DeiTForImageClassificationWithTeacher(DeiTConfig(**_SEEING, num_labels=10))
-    _enlarge(deit).save_pretrained(folder)
-    half = [0.5, 0.5, 0.5]
-    images = ViTImageProcessorPil(size={"height": 32, "width": 32}, image_mean=half, image_std=half)
-    _save_images(folder, images, "ViTImageProcessor")
-
-
-def _enlarge(model: Any) -> Any:
-    """Give every parameter weights that show: a fresh model's tokens and positions are zeros."""
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    return model
-
-
-def _save_images(folder: Path, processor: Any, name: str, whole: str = "") -> None:
-    """Save an image processor as older versions did: under its plain name, in a file of its own.
-
-    Args:
-        folder: Where to.
-        processor: What decides sizes and statistics.
-        name: The class that the file names.
-        whole: The class of image processor and tokenizer together, if there is one.
-    """
-    processor.save_pretrained(folder)
-    path = folder / "preprocessor_config.json"
-    loaded = json.loads(path.read_text(encoding="utf-8")) | {"image_processor_type": name}
-    _write(path, loaded | ({"processor_class": whole} if whole else {}))
-
-
-def _rename(file: Path, old: str, new: str, more: dict[str, Tensor] | None = None) -> None:
-    """Rename tensors of a safetensors file by a regular expression, and add some."""
-    renamed = {re.sub(old, new, name): tensor for name, tensor in load_file(file).items()}
-    save_file(renamed | (more or {}), file, {"format": "pt"})
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content), encoding="utf-8")
-
-
-def _bert_tokenizer(folder: Path, words: Iterable[str]) -> BertTokenizerFast:
-    """A WordPiece vocabulary of some words and of all letters, so that nothing is unknown."""
-    folder.mkdir(parents=True, exist_ok=True)
-    known = dict.fromkeys(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", *words])
-    vocabulary = folder / "vocab.txt"
-    letters = (f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz0123456789")
-    vocabulary.write_text("\n".join([*known, *letters]), encoding="utf-8")
-    return BertTokenizerFast(vocab_file=str(vocabulary), vocab=str(vocabulary))

@@ -15,7 +15,7 @@ import sys
 
 import typer
 
-from flows.cli import checkpoints, freeing, gallery, sets, single
+from flows.cli import ablation, checkpoints, freeing, gallery, sets, single
 from tasks.errors import PedAlignError
 
 app = typer.Typer(
@@ -37,6 +37,7 @@ app.command("shared-images")(sets.shared_images)
 app.command()(checkpoints.parity)
 app.command("import-released")(checkpoints.import_released)
 app.command("export-released")(checkpoints.export_released)
+app.command()(ablation.ablate)
 app.command()(freeing.gc)
 
 

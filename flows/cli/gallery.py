@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from flows.cli.console import console
@@ -69,7 +70,9 @@ def search(
 
     opened = SearchIndex.open(index_folder)
     hits = find(opened, RetrievalEncoder.load(model or default_model()), text, k=k, rerank=rerank)
-    table = Table(title=text)
+    # A table as wide as its columns would break the sentence into a narrow title.
+    console.print(f"[bold]{escape(text)}[/bold]")
+    table = Table()
     for column in ("rank", "score", "match", "image"):
         table.add_column(column, justify="left" if column == "image" else "right")
     for hit in hits.to_pylist():

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from models.dual.checkpoint import check_shapes, fit_positions, model_type, read_config, read_state
+from models.checkpoint_files import check_shapes, model_type, read_weights
+from models.dual.checkpoint import fit_positions, read_config
 from models.dual.config import DualConfig, same_parts
 from models.dual.towers import BertText, SwinVision
 from models.mra.checkpoint import read_config as read_mra_config
@@ -183,7 +184,7 @@ def _start(
         for name, tensor in model.state_dict().items()
         if name.startswith(taken) and (afresh is None or afresh not in name)
     }
-    state = {name: tensor for name, tensor in read_state(folder).items() if name in own}
+    state = {name: tensor for name, tensor in read_weights(folder).items() if name in own}
     if lacking := sorted(own.keys() - state):
         raise ValueError(
             f"{folder}: without {len(lacking)} tensors, e.g. {lacking[:3]}: its encoders are built "

@@ -2,7 +2,9 @@
 
 L = L_id + L_rk + granularity_weight L_pgu (UniPT, ICCV 2023, sec. 4.2; PAPERS 3.3), L_pgu being
 L_id + L_rk once more on the parts of `granularity`. The authors released no fine-tuning; where the
-paper is silent, LGUR's code (same first author) is followed, see docs/unipt.md.
+paper is silent, LGUR's code (same first author) is followed, see docs/unipt.md. Ours: L_rk may be a
+mean, and a contrastive loss may stand beside it, without which encoders that pretraining has not
+aligned stay at chance.
 
 The calling convention is that of `models.mra.objectives`. Each process encodes its own rows;
 features are gathered, so the losses are those of one process with the whole batch.
@@ -17,7 +19,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from models.dual.losses import Negatives, PeopleClassifiers, bidirectional_ranking, cosines
+from models.dual.losses import (
+    Negatives,
+    Over,
+    PeopleClassifiers,
+    bidirectional_ranking,
+    cosines,
+    info_nce,
+)
 from models.dual.model import DualEncoder
 from models.dual.pretraining import KEYS, Batch, Losses, require, total
 from models.recomputing import in_parts
@@ -39,6 +48,8 @@ class IdentityObjective(nn.Module):
         people: int,
         margin: float = 0.2,
         negatives: Negatives = "semi-hard",
+        anchors: Over = "sum",
+        contrast_temperature: float | None = None,
         granularity_weight: float = 1.0,
         micro_batch: int = 0,
     ) -> None:
@@ -49,6 +60,8 @@ class IdentityObjective(nn.Module):
             people: Classes of L_id.
             margin: Of L_rk, in cosines.
             negatives: How L_rk chooses them (`losses.bidirectional_ranking`).
+            anchors: Whether L_rk is a sum over anchors or their mean.
+            contrast_temperature: Of an InfoNCE of global features beside the others; None: no such.
             granularity_weight: gamma; 0 leaves the granularity module as it is. It does not count
                 for a model without one.
             micro_batch: Rows encoded at a time; 0 takes all at once.
@@ -63,10 +76,17 @@ class IdentityObjective(nn.Module):
             raise ValueError(f"margin {margin}: choose a positive one, 0.2 as published")
         if negatives not in ("semi-hard", "hardest"):
             raise ValueError(f"negatives {negatives!r}: they are semi-hard or hardest")
+        if anchors not in ("sum", "mean"):
+            raise ValueError(f"anchors {anchors!r}: L_rk is their sum or their mean")
+        if contrast_temperature is not None and not contrast_temperature > 0:
+            raise ValueError(
+                f"contrast_temperature {contrast_temperature}: choose a positive one, or None"
+            )
         if not granularity_weight >= 0:
             raise ValueError(f"granularity_weight {granularity_weight}: choose 0 or more")
         self.model = model
         self.people, self.margin, self.negatives = people, margin, negatives
+        self.anchors, self.contrast_temperature = anchors, contrast_temperature
         self.granularity_weight, self.micro_batch = granularity_weight, micro_batch
         self.identity = PeopleClassifiers(1, model.config.embed_dim, people)
         self.part_identity: PeopleClassifiers | None = None
@@ -93,8 +113,8 @@ class IdentityObjective(nn.Module):
             generator: What semi-hard negatives are drawn from.
 
         Returns:
-            "id", "rank" and, with granularity, "pgu_id" and "pgu_rank", weights applied, and their
-            sum "loss".
+            "id", "rank", with a temperature "contrast" and, with granularity, "pgu_id" and
+            "pgu_rank", weights applied, and their sum "loss".
 
         Raises:
             ValueError: A key is missing, or a person's number is out of range.
@@ -114,6 +134,10 @@ class IdentityObjective(nn.Module):
             "id": self.identity.loss(image_BE, text_BE, person_B),
             "rank": self._rank(image_BE, text_BE, person_B, generator),
         }
+        if self.contrast_temperature is not None:
+            losses["contrast"] = info_nce(
+                image_BE, text_BE, person_B, temperature=self.contrast_temperature
+            )
         if self.part_identity is not None:
             image_BG, text_BG = seen[:, width:], read[:, width:]
             of_parts = {
@@ -132,6 +156,7 @@ class IdentityObjective(nn.Module):
             person_B,
             margin=self.margin,
             negatives=self.negatives,
+            anchors=self.anchors,
             generator=generator,
         )
 

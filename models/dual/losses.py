@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Negatives = Literal["semi-hard", "hardest"]
+Over = Literal["sum", "mean"]
 
 
 def cosines(one_BE: Tensor, other_BE: Tensor) -> Tensor:
@@ -72,30 +73,35 @@ def bidirectional_ranking(
     *,
     margin: float,
     negatives: Negatives = "semi-hard",
+    anchors: Over = "sum",
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Triplet loss with an image as anchor, plus the same with a text: (), summed over anchors.
+    """Triplet loss with an image as anchor, plus the same with a text: ().
 
     An anchor's positive is its own pair, its negative a row of somebody else; the loss is
     max(0, margin - cos(positive) + cos(negative)).
 
     ``semi-hard``: a random one of the negatives that are less similar than the positive, but by
     less than the margin; an anchor that has none adds nothing, also where its negatives are all
-    harder than that. ``hardest``: the most similar negative. Like LGUR's code this sums over
-    anchors and does not average, so it weighs against the identity loss as there.
+    harder than that. ``hardest``: the most similar negative.
+
+    A sum over anchors, as in LGUR's code, is for encoders that agree already. Before they do it
+    drowns every other loss, and semi-hard has a way down that aligns nothing: spread all cosines
+    widely along one axis, and few negatives lie within the margin. The mean leaves room.
 
     Args:
         cosines_BB: Image i against text j; the diagonal holds the pairs.
         person_B: Rows with equal numbers are no negatives of each other.
         margin: What a positive has to be more similar by.
         negatives: How they are chosen.
+        anchors: ``sum`` over the 2 B anchors, or their ``mean``.
         generator: What ``semi-hard`` draws from; None takes torch's own.
     """
     # By whom the anchor is compared with: cosines_BB.mT has the texts as anchors.
-    anchors = cosines_BB.float(), cosines_BB.float().mT
+    ways = cosines_BB.float(), cosines_BB.float().mT
     other_BB = person_B[:, None] != person_B[None, :]
-    lost = [_hinges(each, other_BB, margin, negatives, generator).sum() for each in anchors]
-    return torch.stack(lost).sum()
+    lost_2B = torch.stack([_hinges(each, other_BB, margin, negatives, generator) for each in ways])
+    return lost_2B.sum() if anchors == "sum" else lost_2B.mean()
 
 
 def _hinges(

@@ -118,14 +118,14 @@ class SwinVision:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BertText:
-    """BERT with its masked language head."""
+class _Text:
+    """A transformer over the tokens of a text."""
 
-    kind: Literal["bert"] = "bert"
+    kind: str
     """transformers' model type."""
 
     vocab_size: int
-    """Word pieces."""
+    """Entries of the vocabulary: word pieces, or CLIP's byte pairs."""
 
     dim: int
     """Width of a token."""
@@ -140,7 +140,7 @@ class BertText:
     """Width of the feed-forward parts."""
 
     max_positions: int
-    """Rows of the position table."""
+    """Rows of the position table; CLIP has 77."""
 
     activation: str = "gelu"
     """Of the feed-forward parts, by transformers' name."""
@@ -150,35 +150,19 @@ class BertText:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClipText:
+class BertText(_Text):
+    """BERT with its masked language head."""
+
+    kind: Literal["bert"] = "bert"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipText(_Text):
     """CLIP's text tower: causal, and without anything that would predict masked words."""
 
     kind: Literal["clip"] = "clip"
-    """transformers' model type."""
-
-    vocab_size: int
-    """Byte pairs."""
-
-    dim: int
-    """Width of a token."""
-
-    layers: int
-    """Transformer layers."""
-
-    heads: int
-    """Attention heads a layer."""
-
-    inner_dim: int
-    """Width of the feed-forward parts."""
-
-    max_positions: int
-    """Rows of the position table: 77."""
-
     activation: str = "quick_gelu"
-    """Of the feed-forward parts, by transformers' name."""
-
     eps: float = 1e-5
-    """Of LayerNorm."""
 
 
 Vision = PatchVision | SwinVision

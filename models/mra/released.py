@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from models.mra.checkpoint import TIED
+from models.checkpoint_files import TIED
 from models.mra.config import RELEASED, MRAConfig
 from models.mra.released_sizes import VISION, VisionSizes, head_of, text_sizes, vision_sizes
 

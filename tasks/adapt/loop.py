@@ -4,7 +4,9 @@ What is unusual: a step's pairs, noise, timesteps, dropped prompts and mirrored 
 the seed and the step's number alone, so the running checkpoint is weights, optimiser and step, and
 a killed run continues to the very same weights. The next step's pairs are read on a thread while
 this one is computed. All of a step is drawn in every process of a team, so that neither their
-number nor `accumulate` changes a draw; each then takes its own rows.
+number nor `accumulate` changes a draw; each then takes its own rows. On a CPU the parts of a batch
+are computed side by side, as many at once as runtime.yaml has workers, and their gradients are
+added in order: how many it were changes no bit.
 
 Shape legend: B pairs of a step, C h w latents, L tokens, D text width.
 """
@@ -25,6 +27,7 @@ from torch import Tensor, nn
 from models.team import average, join, number, own_part, processes
 from tasks.errors import PedAlignError
 from tasks.running import read_running, write_running
+from tasks.runtime import runtime, use_threads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,6 +50,13 @@ class _Part:
     posterior_noise_BChw: Tensor
     noise_BChw: Tensor
     steps_B: Tensor
+
+
+def _begin(threads: int) -> None:
+    """Prepare a thread that computes parts."""
+    use_threads(threads)
+    # All threads have one such cache, and whichever leaves autocast first would empty it.
+    torch.set_autocast_cache_enabled(False)
 
 
 class Loop:
@@ -87,6 +97,12 @@ class Loop:
         )
         self.ema = EMAModel(self.learned, decay=section.ema, foreach=True) if section.ema else None
         self._reader = ThreadPoolExecutor(1, "adapt-reader")
+        self._workers: ThreadPoolExecutor | None = None
+        most = min(section.accumulate, runtime().workers)
+        if most > 1 and processes() == 1 and device.type == "cpu":
+            self._workers = ThreadPoolExecutor(
+                most, "adapt-part", _begin, (torch.get_num_threads(),)
+            )
         self._ahead: tuple[int, Future[list[_Part]]] | None = None
 
     def advance(self) -> float:
@@ -95,15 +111,7 @@ class Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate()
         self.optimizer.zero_grad()
-        losses = []
-        for at, part in enumerate(parts):
-            # Gradients are averaged over processes once, with the last part's.
-            whole = at + 1 == len(parts) or processes() == 1
-            joined: Any = self.joined
-            with contextlib.nullcontext() if whole else joined.no_sync():
-                loss = self._loss(part) / len(parts)
-                loss.backward()
-            losses.append(loss.detach())
+        losses = self._backward(parts) if self._workers is None else self._side_by_side(parts)
         nn.utils.clip_grad_norm_(self.learned, self.section.clip)
         self.optimizer.step()
         if self.ema is not None:
@@ -118,6 +126,37 @@ class Loop:
             )
         self.losses.append(value)
         return value
+
+    def _backward(self, parts: list[_Part]) -> list[Tensor]:
+        """Add up the gradients of a step, part after part; return the parts' losses."""
+        losses = []
+        for at, part in enumerate(parts):
+            # Gradients are averaged over processes once, with the last part's.
+            whole = at + 1 == len(parts) or processes() == 1
+            joined: Any = self.joined
+            with contextlib.nullcontext() if whole else joined.no_sync():
+                loss = self._loss(part) / len(parts)
+                loss.backward()
+            losses.append(loss.detach())
+        return losses
+
+    def _side_by_side(self, parts: list[_Part]) -> list[Tensor]:
+        """Do the same with several parts at a time; each has gradients of its own until then."""
+
+        def differentiate(part: _Part) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+            loss = self._loss(part) / len(parts)
+            return loss.detach(), torch.autograd.grad(loss, self.learned, allow_unused=True)
+
+        assert self._workers is not None
+        losses = []
+        for loss, gradients in self._workers.map(differentiate, parts):
+            for weight, gradient in zip(self.learned, gradients, strict=True):
+                if weight.grad is not None and gradient is not None:
+                    weight.grad += gradient
+                elif gradient is not None:  # laid out as the weight is: the optimiser needs it so
+                    weight.grad = torch.empty_like(weight).copy_(gradient)
+            losses.append(loss)
+        return losses
 
     def _loss(self, part: _Part) -> Tensor:
         device = self.device
@@ -222,5 +261,7 @@ class Loop:
             self.objective.eval()
 
     def close(self) -> None:
-        """End the reading thread."""
+        """End the threads."""
         self._reader.shutdown(cancel_futures=True)
+        if self._workers is not None:
+            self._workers.shutdown(cancel_futures=True)

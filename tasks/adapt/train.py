@@ -92,8 +92,9 @@ class AdaptParams:
     batch: Positive
     """Pairs a step. Not published; ControlNet's own default is 4."""
     accumulate: Positive
-    """Equal parts of a batch that are computed one after the other, their gradients summed: the
-    memory of a part, the step of the whole. It changes the last bits only."""
+    """Equal parts of a batch whose gradients are summed: the step of the whole. On a GPU they are
+    computed one after the other, in the memory of one; on a CPU side by side, as many at once as
+    runtime.yaml has ``workers``, which no result depends on. It changes the last bits only."""
     learning_rate: PositiveFloat
     """AdamW's rate after warm-up. Not published; ControlNet's own default is 1e-5."""
     warmup_steps: NonNegative

@@ -19,6 +19,7 @@ from tasks.phrases import Phrase, parse
 from tasks.phrases.chunking import said_of
 from tasks.schemas import OK
 from tasks.shards import iter_tables
+from tasks.target import TRAIN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -81,7 +82,7 @@ def _new_captions(target: Path) -> Iterator[list[str]]:
     for table in iter_tables(target, ["split", "status", "captions"]):
         fresh: dict[bytes, str] = {}
         for row in table.to_pylist():
-            if row["split"] == "train" and row["status"] == OK:
+            if row["split"] == TRAIN and row["status"] == OK:
                 fresh |= {
                     hashlib.blake2b(text.encode(), digest_size=8).digest(): text
                     for text in row["captions"]

@@ -5,10 +5,11 @@ layout: what `caption.method: clip_attributes` asks of a picture in the built-in
 drawings in the source look and in random other looks, never the target's cameras or people
 (``training.json`` beside the weights records it).
 
-Two losses, both softmaxes of scaled cosines. As CLIP is trained: of the batch's captions, which is
+Two losses are softmaxes of scaled cosines. As CLIP is trained: of the batch's captions, which is
 this picture's, and the other way round. And as it is used: of the prompts for one attribute, which
 is true, for every attribute that can be seen. The prompts are those of ``attributes.yaml`` beside
-the weights, which is written by hand and is read here.
+the weights, which is written by hand and is read here. A third asks the eyes alone, by plain linear
+layers that are dropped in the end (`tasks.base.clip_parts`).
 
 The vision tower begins with the captioner's and a class token that knows where to look
 (`tasks.base.clip_start`).
@@ -19,14 +20,12 @@ Unusual: CLIP's vision tower takes squares and people are not square, so picture
     python -m tasks.base.clip --work /tmp/base
 
 Shape legend: B pictures, H x W = 96 x 96 pixels, P prompts, V values of one attribute, D width of a
-vector.
+vector, C captions.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import json
 import math
 from functools import partial
 from pathlib import Path
@@ -36,7 +35,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import (
     BlipForConditionalGeneration,
@@ -47,6 +46,7 @@ from transformers import (
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from models.zeroshot import ZeroShot
+from tasks.base.clip_parts import UNSEEN, answer_losses, number_parts
 from tasks.base.clip_start import begin_with, look_at_bands
 from tasks.base.diffusion import train_tokenizer
 from tasks.base.fitting import Plan, command_line, fit, held_out, write_record
@@ -69,9 +69,8 @@ MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 LENGTH = 64
 """Tokens of a text at most."""
-UNSEEN = -1
-"""Number of a value that cannot be seen."""
-
+STEPS = 9_000
+"""As many as made the shipped weights."""
 _FRONT = ("front", "front left", "front right")
 _SHIFT = 6
 """Pixels that a picture is moved by at most."""
@@ -178,9 +177,19 @@ def new_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
     return model
 
 
+class Learner(nn.Module):
+    """The CLIP in training, and the plain questions that it leaves behind."""
+
+    def __init__(self, clip: CLIPModel, answers: int) -> None:
+        """Ask for as many values of visible parts, all together, as ``answers``."""
+        super().__init__()
+        self.clip = clip
+        self.parts = nn.Linear(clip.config.vision_config.hidden_size, answers)
+
+
 def clip_loss(
     model: CLIPModel,
-    pixels_B3HW: Tensor,
+    image_BD: Tensor,
     captions: tuple[Tensor, Tensor],
     prompts: tuple[Tensor, Tensor],
     value_BA: Tensor,
@@ -190,7 +199,7 @@ def clip_loss(
 
     Args:
         model: In training.
-        pixels_B3HW: Normalised pictures.
+        image_BD: What it makes of the pictures, of any length.
         captions: Ids and attention mask of every second picture's caption.
         prompts: Ids and attention mask, (P, L) each.
         value_BA: Number of the true value among the prompts of its attribute, `UNSEEN` where there
@@ -198,22 +207,18 @@ def clip_loss(
         sizes: How many of the prompts each attribute has.
     """
     with torch.autocast("cpu", torch.bfloat16):
-        outputs = [model.get_image_features(pixel_values=pixels_B3HW)]
-        for ids, mask in (captions, prompts):
-            outputs.append(model.get_text_features(input_ids=ids, attention_mask=mask))
+        outputs = [
+            model.get_text_features(input_ids=ids, attention_mask=mask).pooler_output
+            for ids, mask in (captions, prompts)
+        ]
     image_BD, caption_CD, prompt_PD = (
-        F.normalize(each.pooler_output.float(), dim=-1) for each in outputs
+        F.normalize(each.float(), dim=-1) for each in (image_BD, *outputs)
     )
     scaled_BD = image_BD * model.logit_scale.clamp(max=math.log(100)).exp()
     logits_CC = scaled_BD[::2] @ caption_CD.T
     own_C = torch.arange(len(caption_CD))
     losses = [(F.cross_entropy(logits_CC, own_C) + F.cross_entropy(logits_CC.T, own_C)) / 2]
-    for value_B, logits_BV in zip(
-        value_BA.T, (scaled_BD @ prompt_PD.T).split(list(sizes), 1), strict=True
-    ):
-        total = F.cross_entropy(logits_BV, value_B, ignore_index=UNSEEN, reduction="sum")
-        # A batch in which nobody shows it adds nothing.
-        losses.append(total / (value_B != UNSEEN).sum().clamp(min=1))
+    losses += answer_losses(scaled_BD @ prompt_PD.T, value_BA, sizes)
     return torch.stack(losses).sum()
 
 
@@ -246,7 +251,7 @@ def some_prompts(
 
 
 def train(
-    pool: Pool, tokenizer: CLIPTokenizer, words: Vocabulary, plan: Plan, begin: Path | None = None
+    pool: Pool, tokenizer: CLIPTokenizer, words: Vocabulary, plan: Plan
 ) -> tuple[CLIPModel, float]:
     """Train with pictures mirrored, moved and softened; returns averaged weights, last loss.
 
@@ -255,17 +260,13 @@ def train(
         tokenizer: Of the texts.
         words: Attributes with their prompts.
         plan: How.
-        begin: Folder of an earlier run's weights to go on from; None begins with the captioner's.
     """
     torch.manual_seed(plan.seed)
-    if begin:
-        model = CLIPModel.from_pretrained(begin, dtype=torch.float32, attn_implementation="eager")
-        model = model.train()
-    else:
-        model = new_clip(tokenizer).train()
-        begin_with(model, BlipForConditionalGeneration.from_pretrained(CAPTIONER))
+    clip = new_clip(tokenizer)
+    begin_with(clip, BlipForConditionalGeneration.from_pretrained(CAPTIONER))
     squares = np.stack([stretch(each) for each in tqdm(pool.pixels, "stretch", mininterval=10)])
     value_NA = number_values(truth_of(pool), words)
+    part_NA, part_sizes = number_parts(pool)
     mean, std = torch.tensor(MEAN)[:, None, None], torch.tensor(STD)[:, None, None]
     flat = [text for texts in pool.captions for text in texts]
     said = tokenizer(flat, padding=True, return_tensors="pt")
@@ -273,10 +274,9 @@ def train(
     whole = tokenizer(list(words.prompts), padding=True, return_tensors="pt")
     ids_PL, mask_PL = whole["input_ids"], whole["attention_mask"]
     some = torch.from_numpy(squares[:: max(len(squares) // 200, 1)]).permute(0, 3, 1, 2).float()
-    if not begin:
-        look_at_bands(model, (some / 255 - mean) / std)
+    look_at_bands(clip, (some / 255 - mean) / std)
 
-    def loss_of(model: CLIPModel, rows: NDArray[np.int64], generator: torch.Generator) -> Tensor:
+    def loss_of(model: Learner, rows: NDArray[np.int64], generator: torch.Generator) -> Tensor:
         values = torch.from_numpy(squares[rows]).permute(0, 3, 1, 2).float()
         pixels = (soften(_moved(values, generator), generator) / 255 - mean) / std
         # Half of the captions cost a step a tenth less, and all prompts are there to learn from.
@@ -287,9 +287,14 @@ def train(
         captions = (said["input_ids"][at][:, :longest], mask[:, :longest])
         asked, values_BA, sizes = some_prompts(value_NA[rows], words.sizes, generator)
         prompts = (ids_PL[asked], mask_PL[asked])
-        return clip_loss(model, pixels, captions, prompts, values_BA, sizes)
+        with torch.autocast("cpu", torch.bfloat16):
+            seen_BD = model.clip.vision_model(pixel_values=pixels).pooler_output
+            image_BD, parts_BV = model.clip.visual_projection(seen_BD), model.parts(seen_BD)
+        plain = torch.stack(answer_losses(parts_BV.float(), part_NA[rows], part_sizes)).sum()
+        return plain + clip_loss(model.clip, image_BD, captions, prompts, values_BA, sizes)
 
-    return fit(model, len(squares), plan, loss_of, "clip")
+    learner, loss = fit(Learner(clip, sum(part_sizes)).train(), len(squares), plan, loss_of, "clip")
+    return learner.clip, loss
 
 
 def _moved(values_B3HW: Tensor, generator: torch.Generator) -> Tensor:
@@ -333,37 +338,18 @@ def save(out: Path, model: CLIPModel, tokenizer: CLIPTokenizer) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Draw, train, save and measure on held-out people."""
-    parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--begin", type=Path, help="weights of an earlier run to go on from")
-    begin, rest = parser.parse_known_args(arguments)
-    args, plan = command_line("clip", "CLIP", 2_000, rest)
+    args, plan = command_line("clip", "CLIP", STEPS, arguments)
     plan = dataclasses.replace(plan, source_share=0.2, batch=32)
     words = read_vocabulary(WORDS)
     pool = draw_pool(plan.images, plan.source_share, plan.seed, args.work, FULL)
-    earlier = None
-    if begin.begin:
-        tokenizer = CLIPTokenizer.from_pretrained(begin.begin)
-        earlier = json.loads((begin.begin / "training.json").read_text())
-        # The same pictures in another order.
-        model, loss = train(
-            pool, tokenizer, words, dataclasses.replace(plan, seed=plan.seed + 1), begin.begin
-        )
-    else:
-        tokenizer = train_tokenizer(
-            text for texts in (*pool.captions, words.prompts) for text in texts
-        )
-        tokenizer.model_max_length = LENGTH
-        model, loss = train(pool, tokenizer, words, plan)
+    tokenizer = train_tokenizer(text for texts in (*pool.captions, words.prompts) for text in texts)
+    tokenizer.model_max_length = LENGTH
+    model, loss = train(pool, tokenizer, words, plan)
     args.out.mkdir(parents=True, exist_ok=True)
     save(args.out, model, tokenizer)
     seeing = ZeroShot.from_pretrained(args.out)
     measured = held_out(partial(accuracy, seeing, words), args.work, FULL)
-    write_record(args.out, "clip", plan, {"contrastive_sum_of_9": loss}, measured)
-    if earlier:
-        record = json.loads((args.out / "training.json").read_text())
-        record["command"] += " --begin THE_RUN_BELOW"
-        record["begins_with"] = earlier
-        (args.out / "training.json").write_text(json.dumps(record, indent=1) + "\n")
+    write_record(args.out, "clip", plan, {"sum_of_all": loss}, measured)
 
 
 if __name__ == "__main__":

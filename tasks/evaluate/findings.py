@@ -1,4 +1,4 @@
-"""What an evaluation reports: metrics.json, cmc.csv and queries.parquet.
+"""What an evaluation reports: metrics.json, cmc.csv, queries.parquet, queries.csv, protocol.json.
 
 Shapes: Q queries, G gallery images.
 """
@@ -9,12 +9,14 @@ import csv
 import io
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
@@ -22,9 +24,12 @@ from torch import Tensor
 from models.metrics import QueryMetrics
 from models.ranking import Ranked
 from tasks.batches import Pairs
-from tasks.shards import atomic_write
+from tasks.evaluate.protocol import PROTOCOL
+from tasks.shards import atomic_file, atomic_write
 
 CMC_RANKS = 50
+FIRST = 10
+"""Pictures of a query that queries.csv names."""
 _COLUMNS = {"reranked": "recall", "itc": "recall_itc", "matching": "recall_matching"}
 """Column of cmc.csv by ranking."""
 
@@ -64,11 +69,16 @@ class Evaluation:
     """R@k for k from 1, in percent, by ranking; ``matching`` only where pairs were judged."""
     queries: pa.Table
     """Schema `QUERIES`; what logits alone would give is null where there are none."""
+    protocol: dict[str, Any] = field(default_factory=dict)
+    """How the figures came about (`tasks.evaluate.protocol`); empty of a model without a folder."""
 
     def save(self, folder: Path) -> None:
-        """Write metrics.json, cmc.csv and queries.parquet."""
+        """Write metrics.json, cmc.csv, queries.parquet, queries.csv and protocol.json."""
         folder.mkdir(parents=True, exist_ok=True)
         pq.write_table(self.queries, folder / "queries.parquet", row_group_size=1024)
+        write_queries(folder / "queries.csv", self.queries)
+        told = json.dumps(self.protocol, indent=1, ensure_ascii=False) + "\n"
+        atomic_write(folder / PROTOCOL, told.encode())
         sink = io.StringIO()
         writer = csv.writer(sink, lineterminator="\n")
         names = [name for name in _COLUMNS if name in self.cmc]
@@ -79,6 +89,30 @@ class Evaluation:
         atomic_write(folder / "cmc.csv", sink.getvalue().encode())
         text = json.dumps(self.metrics, indent=1) + "\n"
         atomic_write(folder / "metrics.json", text.encode())
+
+
+def write_queries(path: Path, queries: pa.Table) -> None:
+    """Write the queries for a spreadsheet or another program: CSV as RFC 4180, UTF-8.
+
+    Columns: ``uid,caption,person_id,first_rank,ap,inp,top1..top10``, the first ten as uids, best
+    first. Texts are in double quotes and quotes doubled, so a caption may hold commas, quotes and
+    line ends; what there is not (the tenth of a gallery of nine) is empty. Written batch by batch.
+
+    Args:
+        path: The file.
+        queries: Schema `QUERIES`.
+    """
+    plain = ["uid", "caption", "person_id", "first_rank", "ap", "inp"]
+    tops = [f"top{place}" for place in range(1, FIRST + 1)]
+    fields = [QUERIES.field(name).remove_metadata() for name in plain]
+    schema = pa.schema([*fields, *(pa.field(name, pa.string()) for name in tops)])
+    with atomic_file(path) as sink, pa_csv.CSVWriter(sink, schema) as writer:
+        for batch in queries.select([*plain, "top10"]).to_batches(max_chunksize=1024):
+            first = pc.list_slice(batch["top10"], 0, FIRST, return_fixed_size_list=True)
+            flat = first.flatten()
+            columns = [flat.take(pa.array(np.arange(n, len(flat), FIRST))) for n in range(FIRST)]
+            arrays = [*(batch[name] for name in plain), *columns]
+            writer.write_batch(pa.record_batch(arrays, schema=schema))
 
 
 def summed_up(

@@ -3,8 +3,9 @@
 Every caption of the split is a query, every picture of it a gallery image (also one without a
 caption), and a picture of the same person is a match. The gallery is ranked by the cosine of
 features (ITC); where the model has a fusion encoder, it may rank the first ``top_k`` again.
-Reported are the protocol's mixture of both, and each by itself. Out: ``metrics.json``, ``cmc.csv``
-and ``queries.parquet`` (a row a query, which the report's rank lists are made of).
+Reported are the protocol's mixture of both, and each by itself. Out: ``metrics.json``, ``cmc.csv``,
+``queries.parquet`` (a row a query, which the report's rank lists are made of), ``queries.csv`` (the
+same for a spreadsheet) and ``protocol.json`` (how the figures came about).
 docs/evaluation.md is the protocol in words.
 
 What is unusual: nothing grows with queries times images (`tasks.evaluate.ranking`,
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -33,6 +34,7 @@ from models.retrieval import RetrievalModel
 from tasks.batches import Pairs, read_pairs
 from tasks.checkpoints import load_model
 from tasks.errors import PedAlignError
+from tasks.evaluate.describing import describe
 from tasks.evaluate.findings import Evaluation, summed_up
 from tasks.evaluate.precision import Precision, Sampled, compare, computing, sample
 from tasks.evaluate.ranking import MEMORY, Embedded, Judged, embed, judge
@@ -44,6 +46,7 @@ from tasks.training import NonNegativeFloat
 log = logging.getLogger(__name__)
 
 TOP = 10
+MEASURES = ("R1", "R5", "R10", "mAP", "mINP")
 
 
 @params
@@ -142,7 +145,7 @@ def evaluate(
     model = model.to(device).eval()
     words = Words(load_tokenizer(checkpoint), model.config.max_tokens, cleaning)
     pairs, pictures = read_pairs(images, split=split, identity="person", bare=True)
-    return evaluate_model(
+    found = evaluate_model(
         model,
         words,
         pairs,
@@ -153,6 +156,16 @@ def evaluate(
         memory=memory,
         progress=progress,
     )
+    told = describe(
+        model,
+        section,
+        checkpoint,
+        images,
+        split=split,
+        cleaning=cleaning,
+        metrics=found.metrics,
+    )
+    return replace(found, protocol=told)
 
 
 @torch.inference_mode()
@@ -314,7 +327,7 @@ class _Evaluating:
 
 
 @torch.inference_mode()
-def itc_rank1(
+def itc_measures(
     model: RetrievalModel,
     words: Words,
     pairs: Pairs,
@@ -322,8 +335,8 @@ def itc_rank1(
     device: torch.device,
     *,
     batch: int = 64,
-) -> float:
-    """R@1 in percent by features alone: the quick score that model selection uses."""
+) -> dict[str, float]:
+    """R1, R5, R10, mAP and mINP in percent by features alone: quick, for model selection."""
     embedded = embed(model, words, pairs, pictures, device, flip=False, batch=batch, tokens=False)
     found = rank_by_features(
         embedded.text_QE.to(device),
@@ -332,7 +345,8 @@ def itc_rank1(
         gallery_people(pairs),
         memory=MEMORY // 4,
     )
-    return found.means()["R1"]
+    means = found.means()
+    return {name: means[name] for name in MEASURES}
 
 
 def gallery_people(pairs: Pairs) -> Tensor:

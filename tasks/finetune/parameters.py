@@ -10,11 +10,11 @@ from typing import Annotated, Literal, Self
 from pydantic import model_validator
 
 from models.dual.granularity import Ranks
-from models.dual.losses import Negatives
+from models.dual.losses import Negatives, Over
 from tasks.eda import LexiconName
 from tasks.evaluate.run import EvaluateParams
 from tasks.params import Fraction, NonNegative, Positive, PositiveFloat, Tagged, params
-from tasks.pretrain.parameters import Size
+from tasks.pretrain.parameters import Size, check_kinds
 from tasks.selection import Select
 from tasks.tokens import Cleaning
 from tasks.training import NonNegativeFloat, TrainingParams
@@ -104,12 +104,13 @@ class IdentityLosses:
     """Of L_rk, in cosines."""
     negatives: Negatives
     """Of L_rk: ``semi-hard``, drawn among those within the margin, or the ``hardest``."""
+    anchors: Over
+    """L_rk is their ``sum``, as LGUR's code has it, or their ``mean``, which leaves encoders that
+    pretraining has not aligned a way to learn (docs/unipt.md)."""
+    contrast_temperature: PositiveFloat | None
+    """Of an InfoNCE of the global features beside the two; null: none, as published."""
     granularity_weight: NonNegativeFloat
     """gamma, the weight of the same losses on the parts; 0 where there are none."""
-
-
-OBJECTIVE_OF = {"mra": "mra", "dual": "identity"}
-"""Kind of model to the kind of objective that trains it."""
 
 
 @params
@@ -144,12 +145,7 @@ class FinetuneParams:
 
     @model_validator(mode="after")
     def _fit(self) -> Self:
-        wanted = OBJECTIVE_OF[self.model.kind]
-        if self.objective.kind != wanted:
-            raise ValueError(
-                f"objective.kind is {self.objective.kind} and model.kind is {self.model.kind}, "
-                f"which {wanted} trains"
-            )
+        check_kinds(self.model.kind, self.objective.kind, {"mra": "mra", "dual": "identity"})
         if isinstance(self.model, DualChanges) and isinstance(self.objective, IdentityLosses):
             weight, parts = self.objective.granularity_weight, self.model.granularity
             if weight and parts is None:

@@ -1,9 +1,9 @@
 """Fine-tune a model on a dataset's own pairs, whichever road its section names.
 
-In: the dataset's shards and a checkpoint of pretraining (trained or not). Out: a checkpoint folder
-(`tasks.checkpoints`). The picture may be larger than in pretraining: position tables are resized.
-Which epoch's weights are kept is `tasks.selection`'s matter: validation's choice unless another is
-asked for, and the test split is not opened otherwise.
+In: the dataset's shards and a checkpoint of pretraining (trained or not), whose position tables are
+resized where the picture is larger. Pairs, loop and resuming are pretraining's. Which epoch's
+weights are kept is `tasks.selection`'s matter: validation's choice unless another is asked for, and
+the test split is not opened otherwise.
 """
 
 from __future__ import annotations
@@ -26,12 +26,18 @@ from tasks.augment import Recipe
 from tasks.batches import PairDataset, Pairs, Preparation, read_pairs
 from tasks.checkpoints import save_checkpoint, summary
 from tasks.eda import lexicon
-from tasks.evaluate.run import EvaluateParams, check_protocol, evaluate_model, itc_rank1
+from tasks.evaluate.run import (
+    MEASURES,
+    EvaluateParams,
+    check_protocol,
+    evaluate_model,
+    itc_measures,
+)
 from tasks.finetune.parameters import FinetuneParams, MraLosses
 from tasks.finetune.starting import starting_model
 from tasks.pictures import Pictures
 from tasks.pretrain.run import from_step
-from tasks.selection import BY_TEST, Choice, plan_selection
+from tasks.selection import BY_TEST, Choice, named, plan_selection
 from tasks.shards import location
 from tasks.tokens import Masking, Words, load_tokenizer
 from tasks.training import Plan, Row, train
@@ -52,11 +58,11 @@ def finetune(
     Args:
         start: The checkpoint to start from, usually pretraining's.
         section: On what, and how.
-        run_folder: Belongs to this training alone.
+        run_folder: See `tasks.pretrain.pretrain`, as for all that follow.
         device: Where to compute.
-        workers: Processes that prepare batches; changes no result.
-        checkpoint_seconds: Wall time between running checkpoints; changes no result.
-        progress: Called with step, steps and the newest row of the curve.
+        workers: For batches.
+        checkpoint_seconds: Between running checkpoints.
+        progress: Told of steps.
 
     Returns:
         The finished checkpoint, a folder in ``run_folder``.
@@ -81,10 +87,10 @@ def finetune(
     judges = {judge: selection.read(images, judge) for judge in selection.judges}
 
     def validate() -> dict[str, float]:
-        return {
-            judge: _rank1(model, words, *those, section.protocol, device)
-            for judge, those in judges.items()
-        }
+        scores: dict[str, float] = {}
+        for judge, those in judges.items():
+            scores |= named(judge, _measures(model, words, *those, section.protocol, device))
+        return scores
 
     trained = train(
         _objective(model, section, pairs),
@@ -156,6 +162,8 @@ def _objective(model: RetrievalModel, section: FinetuneParams, pairs: Pairs) -> 
         people=int(pairs.person.max()) + 1,
         margin=losses.margin,
         negatives=losses.negatives,
+        anchors=losses.anchors,
+        contrast_temperature=losses.contrast_temperature,
         granularity_weight=losses.granularity_weight,
         micro_batch=training.micro_batch,
     )
@@ -189,19 +197,19 @@ def _preparation(model: RetrievalModel, section: FinetuneParams, words: Words) -
     )
 
 
-def _rank1(
+def _measures(
     model: RetrievalModel,
     words: Words,
     pairs: Pairs,
     pictures: Pictures,
     protocol: EvaluateParams | None,
     device: torch.device,
-) -> float:
-    """R@1 in percent, as the protocol ranks or by features alone.
+) -> dict[str, float]:
+    """R1, R5, R10, mAP and mINP in percent, as the protocol ranks or by features alone.
 
     Passes have a fixed size: another would change the last bits, and with them perhaps the choice.
     """
     if protocol is None:
-        return itc_rank1(model, words, pairs, pictures, device)
+        return itc_measures(model, words, pairs, pictures, device)
     found = evaluate_model(model, words, pairs, pictures, protocol, device)
-    return float(found.metrics["R1"])
+    return {name: float(found.metrics[name]) for name in MEASURES}

@@ -30,6 +30,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+import tasks.ingest.market  # noqa: F401  # registers its reader
 from tasks.duplicates import hashes_from_bytes
 from tasks.errors import PedAlignError
 from tasks.images import ImageError
@@ -42,6 +43,7 @@ from tasks.ingest.readers import READERS, Place, annotation_files
 from tasks.ingest.shard import ShardSource, clear_plans, make_shard, read_evidence, write_plan
 from tasks.ingest.worlds import WorldFormat, WorldParams, draw_world
 from tasks.inputs import NOTHING
+from tasks.market import FORMAT as MARKET
 from tasks.params import Positive, params
 from tasks.schemas import ANNOTATED, OK
 from tasks.shards import MANIFEST, Manifest, ShardRecord, partition, write_folder
@@ -63,15 +65,18 @@ _PROBES = 200
 _WORLDS = {
     "world-source": ("mals", SOURCE_JSON, ""),
     "world-target": ("cuhk-pedes", TARGET_JSON, "imgs"),
+    "world-second": ("cuhk-pedes", TARGET_JSON, "imgs"),
     "world-unlabelled": ("folder", "", ""),
 }
 """Format -> the reader, the annotation file and the images' folder of what is drawn."""
 _FREE = ("folder", "lmdb")
 """Formats of anybody's own, which may lack captions and splits."""
-_CAPTIONLESS = {*_FREE, "world-unlabelled"}
+_UNANNOTATED = (*_FREE, MARKET)
+"""Formats of real pictures that need no annotation file."""
+_CAPTIONLESS = {*_UNANNOTATED, "world-unlabelled"}
 """Formats whose images need no caption."""
-_CAPTIONS = {"world-source": ("train",), "world-unlabelled": ()}
-"""Format -> the splits with captions, where there is no choice."""
+_CAPTIONS: dict[str, dict[str, int]] = {"world-source": {"train": 1}, "world-unlabelled": {}}
+"""Format -> captions of an image by split, where there is no choice."""
 
 
 @params
@@ -88,8 +93,10 @@ class IngestDatasetParams:
         "luperson-t",
         "folder",
         "lmdb",
+        "market1501",
         "world-source",
         "world-target",
+        "world-second",
         "world-unlabelled",
     ]
     """The dataset's layout; see `tasks.ingest.readers`."""
@@ -124,19 +131,29 @@ class IngestDatasetParams:
             raise ValueError("`world` is given for the formats world-*, and only there")
         if drawn and not (self.annotation == self.fingerprint == NOTHING and not self.images):
             raise ValueError(f"a world has annotation and fingerprint {NOTHING}, and no `images`")
-        if self.format == "world-source" and self.world and self.world.images_per_person != 1:
-            raise ValueError("in world-source every image is of another person: 1 each")
-        if self.world and self.world.captions != _CAPTIONS.get(self.format, self.world.captions):
-            found = f"`captions` of {self.format} is {list(_CAPTIONS[self.format])}"
-            raise ValueError(f"{found}; a choice is to be had in world-target only")
+        if self.world:
+            self._check_world(self.world)
         if not drawn and self.fingerprint == NOTHING:
             raise ValueError("a raw dataset has a fingerprint, by `pedalign fingerprint ROOT`")
-        if self.annotation == NOTHING and not drawn and self.format not in _FREE:
-            raise ValueError("only `folder` and `lmdb` do without an annotation file")
+        if self.annotation == NOTHING and not drawn and self.format not in _UNANNOTATED:
+            raise ValueError("only `folder`, `lmdb` and `market1501` do without an annotation file")
+        if self.format == MARKET and self.annotation != NOTHING:
+            raise ValueError(f"{MARKET} says all in its file names: annotation is {NOTHING}")
         if self.split and self.format not in _FREE:
             raise ValueError("the other formats have splits of their own; leave `split` out")
         if self.min_side > self.max_side:
             raise ValueError("min_side is not above max_side")
+
+    def _check_world(self, world: WorldParams) -> None:
+        if self.format not in _CAPTIONS:
+            return
+        if not (isinstance(world.people, int) and isinstance(world.images_per_person, int)):
+            raise ValueError(f"{self.format} has no splits: one number of people, one of images")
+        if self.format == "world-source" and world.images_per_person != 1:
+            raise ValueError("in world-source every image is of another person: 1 each")
+        if world.captions != _CAPTIONS[self.format]:
+            found = f"`captions` of {self.format} is {_CAPTIONS[self.format]}"
+            raise ValueError(f"{found}; a choice is to be had in a target of the world only")
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,13 @@ PUBLISHED: dict[str, dict[str, Splits]] = {
     },
     "mals": {"the published set": {"train": Split(None, 1_510_330, 1_510_330)}},
     "sda": {"the published set": {"train": Split(None, 1_217_750, 1_217_750)}},
+    "market1501": {
+        "the published split": {
+            "train": Split(751, 12_936, 0),
+            # 3,368 queries; 19,732 detections, junk and distractors among them.
+            "test": Split(750, 3_368 + 19_732, 0),
+        }
+    },
     "luperson-t": {"an independent count": {"train": Split(None, 957_606, 1_277_991)}},
 }
 """Format -> name of a split in circulation -> its size. RSTPReid has five images a person and two

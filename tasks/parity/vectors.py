@@ -18,8 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models.checkpoint_files import TIED
 from models.mra import MRA
-from models.mra.checkpoint import TIED, load_state
+from models.mra.checkpoint import load_state
 from models.mra.losses import contrastive_loss
 from models.mra.objectives import PretrainObjective
 from models.mra.released import (

@@ -6,6 +6,7 @@ Two roads, and each is a model with an objective of its own: ``mra`` with region
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, model_validator
@@ -103,8 +104,22 @@ class UniptLosses:
     """beta, the weight of masked language modelling on the text alone; 0 leaves it out."""
 
 
-OBJECTIVE_OF = {"mra": "mra", "dual": "unipt"}
-"""Kind of model to the kind of objective that trains it."""
+def check_kinds(model: str, objective: str, trained_by: Mapping[str, str]) -> None:
+    """Check that an objective is the one that trains a kind of model.
+
+    Args:
+        model: The model's ``kind``.
+        objective: The objective's.
+        trained_by: Kind of model to kind of objective, in this stage.
+
+    Raises:
+        ValueError: It trains another kind.
+    """
+    if objective != trained_by[model]:
+        raise ValueError(
+            f"objective.kind is {objective} and model.kind is {model}, which "
+            f"{trained_by[model]} trains"
+        )
 
 
 @params
@@ -137,10 +152,5 @@ class PretrainParams:
 
     @model_validator(mode="after")
     def _fit(self) -> Self:
-        wanted = OBJECTIVE_OF[self.model.kind]
-        if self.objective.kind != wanted:
-            raise ValueError(
-                f"objective.kind is {self.objective.kind} and model.kind is {self.model.kind}, "
-                f"which {wanted} trains"
-            )
+        check_kinds(self.model.kind, self.objective.kind, {"mra": "mra", "dual": "unipt"})
         return self

@@ -32,6 +32,7 @@ from tasks.order import EpochBatches, load
 from tasks.pretrain.parameters import MraLosses, PretrainParams, UniptLosses
 from tasks.pretrain.starting import WORDS, new_model
 from tasks.shards import read_manifest
+from tasks.target import TRAIN
 from tasks.tokens import Masking, Words, load_tokenizer
 from tasks.training import Plan, Row, train
 
@@ -55,7 +56,7 @@ def pretrain(
     """Pretrain, from the start or from the run folder's running checkpoint.
 
     Args:
-        images: Shards of schema ``restyled`` or ``images``.
+        images: Shards of schema ``restyled`` or ``images``, of which the train split is trained on.
         annotations: Their side tables: ``annotated``, one caption an image with its regions, or
             ``captioned``, of which every caption is a pair; None takes every caption of the shards.
             Region losses need the first.
@@ -91,7 +92,7 @@ def pretrain(
     words = Words(tokenizer, model.config.max_tokens, section.cleaning)
     regions = _wants_regions(section.objective, annotations)
     objective = _objective(model, section)
-    pairs, pictures = read_pairs(images, annotations, split=None, identity="image")
+    pairs, pictures = read_pairs(images, annotations, split=TRAIN, identity="image")
     preparation = _preparation(model, section, words, regions=regions)
     plan = Plan(len(pairs), section.training.batch, section.training.epochs)
     trained = train(

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models.checkpoint_files import TIED
 from models.mra import MRAConfig
-from models.mra.checkpoint import TIED
 from models.mra.released import derived_buffers, to_released
 from tasks.checkpoints import checkpoint_kind, load_mra
 from tasks.errors import PedAlignError

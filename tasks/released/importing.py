@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 from transformers import BertTokenizerFast
 
+from models.checkpoint_files import TIED
 from models.mra import MRA, MRAConfig
-from models.mra.checkpoint import TIED, load_state
+from models.mra.checkpoint import load_state
 from models.mra.released import (
     DERIVED,
     PATCHES,

@@ -5,22 +5,27 @@ file, nothing loaded from elsewhere), each of its figures as a PNG, and the card
 and of the model. Reading order: `tasks.report.sources` (the folders), `tasks.report.gather` (the
 numbers), `tasks.report.choices` (which epochs were kept), `tasks.report.anatomy` (what the models
 are), `tasks.report.road` (what each stage did, and why where it did nothing), `tasks.report.gap`,
-`tasks.report.rejects`, `tasks.report.wording`, `tasks.report.texts` and `tasks.report.regions`
-(their sections), `tasks.report.illustrate` (which pictures), `tasks.report.sheets` and
-`tasks.report.figures` (how they are drawn), `tasks.report.page` and `tasks.report.cards` (how they
-are put together).
+`tasks.report.domains`, `tasks.report.rejects`, `tasks.report.wording`, `tasks.report.texts`,
+`tasks.report.regions`, `tasks.report.published`, `tasks.report.mentions`, `tasks.report.failing`,
+`tasks.report.crossing` and `tasks.report.reid` (their sections), `tasks.report.illustrate` (which
+pictures), `tasks.report.sheets` and `tasks.report.figures` (how they are drawn),
+`tasks.report.page` and `tasks.report.cards` (how they are put together).
 """
 
 from __future__ import annotations
 
 import io
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from tasks.evaluate.protocol import read_protocol
 from tasks.params import NonNegative, Positive, params
-from tasks.report import cards, illustrate, page, texts
+from tasks.report import cards, illustrate, page, reid, texts
 from tasks.report.choices import Run
+from tasks.report.domains import domain_map
 from tasks.report.gather import Facts, gather
+from tasks.report.mentions import failures
 from tasks.report.parts import Picture
 from tasks.report.region_sheets import refused_sheet, region_sheet
 from tasks.report.rejects import reject_sheet
@@ -32,6 +37,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from PIL import Image
+
+    from tasks.report.mentions import Failures
 
 __all__ = ["Facts", "ReportParams", "Run", "Sources", "report"]
 
@@ -72,6 +79,12 @@ def report(
         PedAlignError: No dataset is ingested, or an input is damaged.
     """
     facts = gather(sources, measure_wording(sources, params.seed), texts.measure_texts(sources))
+    facts = replace(
+        facts,
+        failures=_failures(facts, params.seed),
+        domains=domain_map(sources, params.seed) if facts.gap else None,
+        reidentified=reid.read(sources.reidentified),
+    )
     sheets: dict[str, Image.Image | None] = {
         "before-after": illustrate.before_after(sources, params.sheet_images, params.seed),
         "captions": caption_sheet(sources, params.region_images, params.seed),
@@ -87,10 +100,13 @@ def report(
         sheets["refused-boxes"] = refused_sheet(*both, seed=seed)
     if facts.evaluations:
         # Every evaluation shows the same queries, so that they can be compared one by one.
-        best = max(facts.evaluations.values(), key=lambda e: e.measures.get("R@1", 0.0))
+        best = facts.best or next(iter(facts.evaluations.values()))
         queries = illustrate.choose_queries(best, params.rank_list_queries, params.seed)
         for name, entry in facts.evaluations.items():
             sheets[f"ranks-{name}"] = illustrate.rank_lists(entry, sources.ingested, queries)
+    sheets |= reid.sheets_of(
+        facts.reidentified, sources.ingested, params.rank_list_queries, params.seed
+    )
     pictures = {name: encode_png(sheet) for name, sheet in sheets.items() if sheet is not None}
     sections = page.build(facts, pictures)
     out.mkdir(parents=True, exist_ok=True)
@@ -103,6 +119,16 @@ def report(
     atomic_write(out / "index.html", page.render(facts, sections).encode())
     log.info("report written: %d sections, %d pictures", len(sections), len(pictures))
     return facts
+
+
+def _failures(facts: Facts, seed: int) -> Failures | None:
+    """What the best evaluation's failures have in common; None where none kept its queries."""
+    entry = facts.best
+    queries = entry.folder / "queries.parquet" if entry else None
+    if entry is None or queries is None or not queries.exists():
+        return None
+    split = (read_protocol(entry.folder) or {}).get("split", "test")
+    return failures(entry.folder.name, queries, facts.sources.ingested, seed, split)
 
 
 def encode_png(image: Image.Image) -> bytes:

@@ -123,9 +123,11 @@ def _objective(kind: str, stage: str, section: Mapping[str, Any]) -> str:
         margin, weight = losses.get("margin"), losses.get("granularity_weight")
         parts = section.get("model", {}).get("granularity")
         both = f", and both on the granularity module's features (weight {weight:g})"
+        cold = losses.get("contrast_temperature")
+        beside = f" + symmetric InfoNCE on cosines (temperature {cold:g})" if cold else ""
         return (
             "identity classification shared by pictures and texts + bidirectional ranking against "
-            f"semi-hard negatives (margin {margin})" + (both if parts and weight else "")
+            f"semi-hard negatives (margin {margin}){beside}" + (both if parts and weight else "")
         )
     return ""
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from tasks.report.figures import Epochs, Judge
+import pyarrow.csv as pa_csv
+
+from tasks.report.epoch_figures import Epochs, Judge
 from tasks.report.records import MEASURES, settings
 
 if TYPE_CHECKING:
@@ -92,6 +94,7 @@ def read_epochs(title: str, folder: Path) -> Epochs | None:
     if not scores:
         return None
     judges = selection.get("judges", {})
+    curve = selection.get("curve") or []
     kept = {str(body["chosen_on"]): int(body["kept_epoch"])}
     if (folder / "by-test").is_dir():
         kept.setdefault("test", int(settings(folder / "by-test")["kept_epoch"]))
@@ -101,10 +104,23 @@ def read_epochs(title: str, folder: Path) -> Epochs | None:
             each,
             kept.get(judge),
             judge == "test",
+            [row[judge]["mAP"] for row in curve if row.get(judge)],
         )
         for judge, each in scores.items()
     )
-    return Epochs(title, str(selection.get("measure", "R@1")), lines, kept.get("last"))
+    measure = str(selection.get("measure", "R@1"))
+    return Epochs(title, measure, lines, kept.get("last"), _epoch_losses(folder / "curve.csv"))
+
+
+def _epoch_losses(path: Path) -> list[float]:
+    """Mean loss of every epoch of a training's curve; empty where there is none."""
+    if not path.exists():
+        return []
+    table = pa_csv.read_csv(path)
+    if not {"epoch", "loss"} <= set(table.column_names):
+        return []
+    means = table.group_by("epoch").aggregate([("loss", "mean")]).sort_by("epoch")
+    return [float(loss) for loss in means["loss_mean"].to_pylist()]
 
 
 def rows(facts: Facts) -> list[Sequence[str]]:

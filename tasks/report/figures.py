@@ -1,4 +1,4 @@
-"""Charts of the report, each a Matplotlib figure: CMC, losses, epochs, counts, timings.
+"""Charts of the report, each a Matplotlib figure: CMC, losses, counts, timings.
 
 Every function takes plain numbers and returns a `Figure`; `png` encodes it to the same bytes every
 time (no date, no version). Axes say what they measure; a line or bar carries its own value, so
@@ -16,7 +16,6 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import MaxNLocator
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -73,30 +72,6 @@ class Curve:
     steps: np.ndarray
     losses: Mapping[str, np.ndarray]
     lr: np.ndarray | None = None
-
-
-@dataclass(frozen=True)
-class Judge:
-    """How the epochs of a training rank the people of one split."""
-
-    label: str
-    scores: Sequence[float]
-    """Of each epoch, percent."""
-    kept: int | None
-    """The epoch, from 1, that is kept for its score here."""
-    tests: bool
-    """Whether it is the test split; it has one colour everywhere."""
-
-
-@dataclass(frozen=True)
-class Epochs:
-    """How well the epochs of one training rank, and which are kept."""
-
-    title: str
-    measure: str
-    judges: tuple[Judge, ...]
-    last: int | None = None
-    """The last epoch where that one is kept, whatever the scores say."""
 
 
 def cmc_chart(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
@@ -174,47 +149,6 @@ def _loss_panel(axes: Axes, curve: Curve) -> None:
         twin.fill_between(curve.steps, curve.lr, color="#9aa3ad", alpha=0.13, lw=0)
         twin.set_ylim(0, 1.05 * float(np.nanmax(curve.lr)))
         twin.set_axis_off()
-
-
-def epochs_chart(runs: Sequence[Epochs]) -> Figure:
-    """Draw a panel for every fine-tuning: each epoch's score by judge, kept epochs ringed."""
-    columns = min(2, len(runs))
-    rows = -(-len(runs) // max(1, columns))
-    size = (8.6, 4.2) if len(runs) == 1 else (12, 3.7 * rows)
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=size, layout="constrained")
-        panels = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
-        for axes, run in zip(panels, runs, strict=False):
-            _epochs_panel(axes, run)
-        for axes in panels[len(runs) :]:
-            axes.set_axis_off()
-    return figure
-
-
-def _epochs_panel(axes: Axes, run: Epochs) -> None:
-    axes.set_title(run.title)
-    for judge in run.judges:
-        scores, colour = judge.scores, PALETTE[judge.tests]
-        epochs = np.arange(1, len(scores) + 1)
-        axes.plot(epochs, scores, "o-", color=colour, lw=2, ms=4, label=judge.label)
-        if judge.kept:
-            best = scores[judge.kept - 1]
-            axes.plot(judge.kept, best, "o", ms=13, mfc="none", mec=colour, mew=2)
-            # The higher curve is written above, the lower one below.
-            above = all(best >= other.scores[judge.kept - 1] for other in run.judges)
-            axes.annotate(
-                f"{best:.1f}", (judge.kept, best), (0, 10 if above else -19), color=colour,
-                textcoords="offset points", ha="center", fontsize=9.5, fontweight="bold",
-            )  # fmt: skip
-    if run.last is not None:
-        axes.axvline(run.last, color=MUTED, lw=1.2, ls="--", label="kept: the last")
-    values = [score for judge in run.judges for score in judge.scores]
-    room = max(1.0, max(values) - min(values))
-    axes.set_ylim(max(0, min(values) - 0.15 * room), max(values) + 0.2 * room)
-    axes.set_xlim(0.6, max(len(judge.scores) for judge in run.judges) + 0.4)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10))
-    axes.set(xlabel="epoch", ylabel=f"{run.measure} (%)")
-    axes.legend(loc="lower right", fontsize=9)
 
 
 def counts_chart(stages: Mapping[str, Mapping[str, int]]) -> Figure:

@@ -18,6 +18,7 @@ from PIL import Image
 
 from tasks.images import decode
 from tasks.report import figures
+from tasks.report.domains import picture as draw_map
 from tasks.report.gap_figures import Point, curve_chart, trade_chart
 from tasks.report.parts import Grid, Picture, Section, Tile
 from tasks.report.records import read_json
@@ -26,6 +27,8 @@ from tasks.report.sheets import SheetRow, contact_sheet
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
+
+    from tasks.report.domains import DomainMap
 
 Row = dict[str, str]
 
@@ -113,8 +116,8 @@ def _read(path: Path) -> list[Row]:
 # ------------------------------------------------------------------ what the page shows
 
 
-def section(gap: Gap | None) -> Section:
-    """Arrange the figures; without parts where there are none."""
+def section(gap: Gap | None, domains: DomainMap | None = None) -> Section:
+    """Arrange the figures, and the map of the domains; without parts where nothing is measured."""
     found = Section(
         "Domain gap",
         "How near each way of making pictures comes to held-out pictures of the target, and how "
@@ -123,6 +126,8 @@ def section(gap: Gap | None) -> Section:
     if gap is None or not gap.measured:
         return found
     found.parts.append(_arms(gap))
+    if domains is not None:
+        found.parts.append(draw_map(domains))
     for name, text, chart in _charts(gap):
         found.parts.append(Picture(name, text, chart, narrow=True))
     sheet = arm_sheet(gap)

@@ -19,7 +19,8 @@ import pyarrow.csv as pa_csv
 from tasks.errors import PedAlignError
 from tasks.report.anatomy import Anatomy, read_anatomy
 from tasks.report.choices import Chosen, read_chosen, read_epochs
-from tasks.report.figures import Curve, Epochs
+from tasks.report.epoch_figures import Epochs
+from tasks.report.figures import Curve
 from tasks.report.gap import Gap, read_gap
 from tasks.report.records import MEASURES, read_json, settings
 from tasks.report.region_tally import Regions, tally_regions
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tasks.caption.shares import TextFigures
+    from tasks.report.domains import DomainMap
+    from tasks.report.mentions import Failures
+    from tasks.report.reid import Found
     from tasks.report.sources import Sources
     from tasks.report.wording import Wording
 
@@ -107,12 +111,24 @@ class Facts:
     """How diverse the captions are."""
     texts: Mapping[str, TextFigures]
     """Pseudo texts in numbers, by table; empty where there are none."""
+    failures: Failures | None = None
+    """What the failures of the best evaluation have in common."""
+    domains: DomainMap | None = None
+    """Where the pictures of each domain lie among each other."""
+    reidentified: tuple[Found, ...] = ()
+    """Pictures found by pictures."""
 
     @property
     def fair(self) -> Mapping[str, Evaluation]:
         """Evaluations but those whose epoch was chosen on the test split: no headline is theirs."""
         by_test = {name for name, chosen in self.chosen.items() if chosen.on == "test"}
         return {name: e for name, e in self.evaluations.items() if name not in by_test}
+
+    @property
+    def best(self) -> Evaluation | None:
+        """The evaluation with the highest R@1, one of a fair choice if there is any."""
+        entries = (self.fair or self.evaluations).values()
+        return max(entries, key=lambda e: e.measures.get("R@1", 0.0), default=None)
 
     @property
     def model(self) -> Anatomy | None:

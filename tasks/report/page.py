@@ -14,7 +14,20 @@ from typing import TYPE_CHECKING
 import jinja2
 
 from tasks.disk import size_text
-from tasks.report import choices, figures, gap, published, regions, road, texts, wording
+from tasks.report import (
+    choices,
+    crossing,
+    failing,
+    figures,
+    gap,
+    published,
+    regions,
+    reid,
+    road,
+    texts,
+    wording,
+)
+from tasks.report.epoch_figures import epochs_chart
 from tasks.report.gather import Facts
 from tasks.report.parts import Grid, Picture, Section, Tile
 from tasks.report.records import MEASURES
@@ -35,22 +48,35 @@ def build(facts: Facts, pictures: Mapping[str, bytes]) -> list[Section]:
     Args:
         facts: The numbers.
         pictures: PNG by name, for those sheets that could be made: ``before-after``, ``rejects``,
-            ``captions``, ``regions``, ``refused-boxes`` and ``ranks-EVALUATION``.
+            ``captions``, ``regions``, ``refused-boxes``, ``ranks-EVALUATION`` and
+            ``ranks-reid-NAME``.
 
     Returns:
         Sections with numbered figures and tables.
     """
-    sections = [_look(facts, pictures), gap.section(facts.gap), _screening(facts, pictures)]
+    sections = [
+        _look(facts, pictures),
+        gap.section(facts.gap, facts.domains),
+        _screening(facts, pictures),
+    ]
     sections += [wording.section(facts.wording, pictures), texts.section(facts.texts, pictures)]
     sections += [regions.section(facts.regions, pictures)]
-    sections += [_retrieval(facts, pictures), road.section(facts), _training(facts)]
+    sections += [_retrieval(facts, pictures), failing.section(facts.failures)]
+    sections += [crossing.section(facts)]
+    sections += [reid.section(facts.reidentified, facts.sources.ingested, pictures)]
+    sections += [road.section(facts), _training(facts)]
     sections += [_data(facts), _cost(facts)]
-    sections = [section for section in sections if section.parts]
+    return number(sections)
+
+
+def number(sections: Sequence[Section]) -> list[Section]:
+    """Leave out sections without parts, and number figures and tables through the page."""
+    kept = [section for section in sections if section.parts]
     figure, table = itertools.count(1), itertools.count(1)
-    for section in sections:
+    for section in kept:
         for part in section.parts:
             part.number = next(figure if part.is_picture else table)
-    return sections
+    return kept
 
 
 def _look(facts: Facts, pictures: Mapping[str, bytes]) -> Section:
@@ -162,11 +188,11 @@ def _training(facts: Facts) -> Section:
     if facts.choosing:
         measures = " or ".join(dict.fromkeys(run.measure for run in facts.choosing))
         text = (
-            f"How well every epoch of a fine-tuning ranks those who choose it ({measures}); a ring "
-            "marks an epoch whose weights are kept."
+            "A fine-tuning by epoch: its loss, and how well every epoch ranks those who choose it "
+            f"({measures}); a ring marks an epoch whose weights are kept."
         )
-        chart = figures.png(figures.epochs_chart(facts.choosing))
-        section.parts.append(Picture("epochs", text, chart, narrow=len(facts.choosing) == 1))
+        chart = figures.png(epochs_chart(facts.choosing))
+        section.parts.append(Picture("epochs", text, chart))
     return section
 
 
@@ -298,7 +324,39 @@ def notice(facts: Facts) -> str:
 
 
 def render(facts: Facts, sections: Sequence[Section]) -> str:
-    """Fill the template.
+    """Lay the report out as one HTML document."""
+    names = ", ".join(path.name for path in facts.sources.ingested)
+    return fill(
+        title="PedAlign report",
+        subtitle=f"Domain-aligned pretraining for text-based person retrieval, on {names}.",
+        notice=notice(facts),
+        tiles=tiles(facts),
+        sections=sections,
+        footer="Every picture opens at full size with a click.",
+        links={"Dataset card": "dataset_card.md", "Model card": "model_card.md"},
+    )
+
+
+def fill(
+    *,
+    title: str,
+    subtitle: str,
+    notice: str,
+    tiles: Sequence[Tile],
+    sections: Sequence[Section],
+    footer: str,
+    links: Mapping[str, str],
+) -> str:
+    """Fill the template, which knows nothing of a report's facts.
+
+    Args:
+        title: Of the page.
+        subtitle: One sentence under it.
+        notice: What to know before anything is read; may be empty.
+        tiles: Headline numbers.
+        sections: From `number`.
+        footer: A sentence at the end.
+        links: Text to address, after the footer.
 
     Returns:
         One HTML document that loads nothing from elsewhere.
@@ -307,12 +365,12 @@ def render(facts: Facts, sections: Sequence[Section]) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    names = ", ".join(path.name for path in facts.sources.ingested)
     return environment.from_string(source).render(
-        title="PedAlign report",
-        subtitle=f"Domain-aligned pretraining for text-based person retrieval, on {names}.",
-        notice=notice(facts),
-        tiles=tiles(facts),
+        title=title,
+        subtitle=subtitle,
+        notice=notice,
+        tiles=tiles,
         sections=sections,
-        footer="Every picture opens at full size with a click.",
+        footer=footer,
+        links=links,
     )

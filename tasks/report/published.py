@@ -1,101 +1,133 @@
-"""What has been published on a benchmark, to stand beside a run's own figures on it.
+"""A run's own figures among those that were published on its benchmark, and how both came about.
 
-Numbers are as the two papers that this project rebuilds give them, their own and those that they
-quote; nobody has measured them here. A run on another dataset, or on drawings, has none of this.
+The published ones are `tasks.published`'s; the run's own protocol is what its evaluation wrote
+down (`tasks.evaluate.protocol`). Terminal, Prefect and the page show the same rows.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
+from tasks.evaluate.protocol import epoch_words, ranking_words, read_protocol, words
+from tasks.published import NOT_SAID, RESULTS, why_none
 from tasks.report.parts import Grid
+from tasks.report.records import MEASURES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from tasks.report.gather import Facts
 
-MRA, UNIPT = "MRA's paper", "UniPT's paper"
-
-Row = tuple[str, str, float, float, float, float | None]
-"""Method, who gives the figures, R@1, R@5, R@10 and, where it is given, mAP; percent."""
-
-RESULTS: dict[str, tuple[Row, ...]] = {
-    "cuhk-pedes": (
-        ("MRA, pretrained on SDA", MRA, 77.21, 90.66, 94.46, 68.50),
-        ("MRA, without pretraining", MRA, 71.23, 87.54, 92.43, 64.75),
-        ("APTM", MRA, 76.53, 90.04, 94.15, 66.91),
-        ("RaSa", MRA, 76.51, 90.29, 94.25, 69.38),
-        ("SAMC", MRA, 74.03, 89.18, 93.31, 68.42),
-        ("IRRA", MRA, 73.38, 89.93, 93.71, 66.13),
-        ("CFine", MRA, 69.57, 85.93, 91.15, None),
-        ("UniPT, ViT-B/16", UNIPT, 68.50, 84.67, 90.38, None),
-        ("UniPT, DeiT-Small", UNIPT, 66.83, 84.16, 89.42, None),
-        ("IVT, ViT-B", UNIPT, 65.59, 83.11, 89.21, None),
-        ("LGUR, DeiT-Small", UNIPT, 65.25, 83.12, 89.00, None),
-        ("CAIBC", UNIPT, 64.43, 82.87, 88.37, None),
-        ("LGUR, ResNet-50", UNIPT, 64.21, 81.94, 87.93, None),
-        ("SSAN", UNIPT, 61.37, 80.15, 86.73, None),
-        ("DSSL", UNIPT, 59.98, 80.41, 87.56, None),
-        ("ViTAA", MRA, 55.97, 75.84, 83.52, 51.60),
-    ),
-    "icfg-pedes": (
-        ("MRA, pretrained on SDA", MRA, 68.93, 83.46, 88.07, 41.38),
-        ("MRA, without pretraining", MRA, 66.02, 81.67, 86.78, 39.04),
-        ("APTM", MRA, 68.51, 82.99, 87.56, 41.22),
-        ("RaSa", MRA, 65.28, 80.40, 85.12, 41.29),
-        ("SAMC", MRA, 63.68, 79.69, 85.21, 42.41),
-        ("IRRA", MRA, 63.46, 80.25, 85.82, 38.06),
-        ("CFine", MRA, 60.83, 76.55, 82.42, None),
-        ("UniPT, ViT-B/16", UNIPT, 60.09, 76.19, 82.46, None),
-        ("UniPT, DeiT-Small", UNIPT, 59.08, 75.92, 82.08, None),
-        ("LGUR, DeiT-Small", UNIPT, 59.02, 75.32, 81.56, None),
-        ("LGUR, ResNet-50", UNIPT, 57.42, 74.97, 81.45, None),
-        ("IVT, ViT-B", UNIPT, 56.04, 73.60, 80.22, None),
-        ("SSAN", UNIPT, 54.23, 72.63, 79.53, None),
-    ),
-    "rstpreid": (
-        ("MRA, pretrained on SDA", MRA, 68.15, 86.30, 91.10, 53.77),
-        ("MRA, without pretraining", MRA, 56.30, 77.55, 85.20, 45.88),
-        ("APTM", MRA, 67.50, 85.70, 91.45, 52.56),
-        ("RaSa", MRA, 66.90, 86.50, 91.35, 52.31),
-        ("SAMC", MRA, 60.80, 82.35, 89.00, 49.67),
-        ("IRRA", MRA, 60.20, 81.30, 88.20, 47.17),
-        ("UniPT, ViT-B/16", UNIPT, 51.85, 74.85, 82.85, None),
-        ("CFine", MRA, 50.55, 72.50, 81.60, None),
-        ("UniPT, DeiT-Small", UNIPT, 49.45, 72.75, 80.35, None),
-        ("LGUR, DeiT-Small", UNIPT, 47.95, 71.85, 80.25, None),
-        ("CAIBC", UNIPT, 47.35, 69.55, 79.00, None),
-        ("LGUR, ResNet-50", UNIPT, 46.95, 69.90, 79.12, None),
-        ("IVT, ViT-B", UNIPT, 46.70, 70.00, 78.80, None),
-        ("SSAN", UNIPT, 43.50, 67.80, 77.15, None),
-        ("DSSL", UNIPT, 32.43, 55.08, 63.19, None),
-    ),
-}
-"""Format of the dataset to what was published on its test split, fine-tuned on its train split."""
-
-HEADER = ("method", "given in", "R@1", "R@5", "R@10", "mAP")
+HEADER = ("method", *MEASURES, "epoch by", "ranked by", "encoders", "seen before", "given in")
+OWN = "this run"
+_FIRST_TEXT = 1 + len(MEASURES)
+_NOTE = (
+    "An epoch chosen on the test split flatters its figure, so a row of ours may only be set "
+    "against those if it was chosen so too. – stands for what the source does not say. Figures of "
+    "others are as the named source prints them; nobody has measured them here."
+)
 
 
-def tables(facts: Facts) -> Iterator[Grid]:
-    """A table for every benchmark that this run evaluates on."""
-    evaluated = {run.images.rstrip("/").rsplit("/", 1)[-1] for run in facts.sources.runs.values()}
-    for path in facts.sources.ingested:
-        meta = facts.tables[f"ingest {path.name}"].meta
-        results = RESULTS.get(str(meta.get("format")))
-        if results is None or path.name not in evaluated:
+@dataclass(frozen=True)
+class Own:
+    """One evaluation of this run."""
+
+    name: str
+    measures: Mapping[str, float]
+    """R@1, R@5, R@10, mAP, mINP in percent."""
+    protocol: Mapping[str, Any]
+
+    @property
+    def benchmark(self) -> str:
+        """Format of its dataset, as its manifest has it; empty on the built-in world."""
+        return "" if self.protocol.get("drawn") else str(self.protocol.get("format", ""))
+
+
+def read_own(name: str, folder: Path, measures: Mapping[str, float]) -> Own | None:
+    """Read an evaluation with its protocol; None where an older version left none."""
+    protocol = read_protocol(folder)
+    return Own(name, measures, protocol) if protocol else None
+
+
+def standing(benchmark: str, own: Sequence[Own]) -> list[tuple[str, ...]]:
+    """Rows under `HEADER`: the published ones and the run's own, the best R@1 first.
+
+    Args:
+        benchmark: Key of `RESULTS`.
+        own: Evaluations on that benchmark.
+    """
+    rows: list[tuple[float, tuple[str, ...]]] = []
+    for result in RESULTS[benchmark]:
+        how = result.how
+        text = (how.chosen_on, how.ranked, how.encoders, how.seen, how.given_in)
+        rows.append((result.R1, (result.method, *_cells(result.measures), *text)))
+    for each in own:
+        by = {"test": "test", "val": "validation", "held-out": "held-out train"}
+        chosen = by.get(str(each.protocol.get("chosen_on")), epoch_words(each.protocol))
+        flips = ", flips" if each.protocol.get("flip") else ""
+        text = (chosen, ranking_words(each.protocol) + flips, NOT_SAID, NOT_SAID, OWN)
+        first = each.measures.get("R@1", 0.0)
+        rows.append((first, (each.name, *_cells(each.measures), *text)))
+    rows.sort(key=lambda row: (-row[0], row[1][-1] == OWN))
+    return [cells for _, cells in rows]
+
+
+def nothing_published(own: Own) -> str:
+    """Say in one line why no published figure stands beside an evaluation; empty where some do."""
+    form = str(own.protocol.get("format", ""))
+    drawn = bool(own.protocol.get("drawn"))
+    return why_none(str(own.protocol.get("dataset")), form, drawn=drawn)
+
+
+def tables(facts: Facts) -> list[Grid]:
+    """How each evaluation was done, and a table for every benchmark that this run evaluates on."""
+    own = [
+        found
+        for name, entry in facts.evaluations.items()
+        if (found := read_own(name, entry.folder, entry.measures))
+    ]
+    if not own:
+        return []
+    grids = [_protocols(own)]
+    for benchmark in dict.fromkeys(each.benchmark for each in own):
+        if benchmark not in RESULTS:
             continue
-        text = (
-            f"Published on {path.name}, percent, each fine-tuned on its train split. MRA's and "
-            "APTM's figures are of the epoch that is best on the test split itself, and re-ranked "
-            "by a fusion encoder; UniPT's and LGUR's are by the cosine alone."
-        )
-        compared = (meta.get("report") or {}).get("comparison") or {}
-        if not compared.get("exact", False):
+        here = [each for each in own if each.benchmark == benchmark]
+        rows = standing(benchmark, here)
+        bold = {(n, c) for n, row in enumerate(rows) if row[-1] == OWN for c in range(_FIRST_TEXT)}
+        columns = frozenset({0, *range(_FIRST_TEXT, len(HEADER))})
+        datasets = ", ".join(dict.fromkeys(str(each.protocol["dataset"]) for each in here))
+        text = f"Published on {benchmark}, percent, beside this run's own on {datasets} in bold."
+        inexact = [e for e in here if e.protocol.get("official") is not True]
+        if inexact:
             text += " The copy that was ingested here is not exactly the published split."
-        yield Grid(text, HEADER, [_cells(row) for row in results], text=frozenset({1}))
+        grids.append(Grid(f"{text} {_NOTE}", HEADER, rows, text=columns, best=frozenset(bold)))
+    return grids
 
 
-def _cells(row: Row) -> Sequence[str]:
-    method, source, *values = row
-    return (method, source, *("" if value is None else f"{value:.2f}" for value in values))
+def _protocols(own: Sequence[Own]) -> Grid:
+    """How each evaluation was done; a column that says the same of all is told once, above."""
+    said = {each.name: words(each.protocol) for each in own}
+    headings = list(dict.fromkeys(heading for row in said.values() for heading in row))
+    alike = {
+        heading: next(iter(said.values()))[heading]
+        for heading in headings
+        if len({row.get(heading) for row in said.values()}) == 1
+    }
+    if len(own) == 1:
+        alike = {}
+    shown = [heading for heading in headings if heading not in alike]
+    rows = [(name, *(row.get(h, NOT_SAID) for h in shown)) for name, row in said.items()]
+    text = "How each evaluation was done."
+    if alike:
+        text += " In all of them: " + "; ".join(f"{k}: {v}" for k, v in alike.items()) + "."
+    reasons = dict.fromkeys(reason for each in own if (reason := nothing_published(each)))
+    text = " ".join([text, *reasons])
+    header = ("evaluation", *shown)
+    return Grid(text, header, rows, text=frozenset(range(len(header))))
+
+
+def _cells(measures: Mapping[str, float]) -> list[str]:
+    return [f"{measures[m]:.2f}" if m in measures else "" for m in MEASURES]

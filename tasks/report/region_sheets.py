@@ -20,7 +20,7 @@ from tasks.lookup import Row, fetch, sample
 from tasks.overlays import draw_card, draw_refusal
 from tasks.report.illustrate import picture
 from tasks.report.region_tally import in_order
-from tasks.report.sheets import GAP, MARGIN, PAPER, SheetRow, cell_for, contact_sheet
+from tasks.report.sheets import GAP, SheetRow, card_sheet, cell_for, contact_sheet
 from tasks.schemas import OK
 from tasks.shards import item_seed, iter_tables
 
@@ -87,23 +87,7 @@ def cards(
     sizes = Card(pane, 0, _TEXT, _LINES)
     sizes = replace(sizes, column=_WIDTH - sizes.width)
     drawn = [draw_card(image, entry, sizes) for image, entry in items]
-    rows = [drawn[at : at + columns] for at in range(0, len(drawn), columns)]
-    heights = [max(card.height for card in row) for row in rows]
-    step = _WIDTH + 2 * GAP
-    sheet = Image.new(
-        "RGB",
-        (
-            2 * MARGIN + min(columns, len(drawn)) * step - 2 * GAP,
-            2 * MARGIN + sum(heights) + 3 * GAP * (len(rows) - 1),
-        ),
-        PAPER,
-    )
-    top = MARGIN
-    for row, height in zip(rows, heights, strict=True):
-        for at, card in enumerate(row):
-            sheet.paste(card, (MARGIN + at * step, top))
-        top += height + 3 * GAP
-    return sheet
+    return card_sheet(drawn, columns, _WIDTH, 2 * GAP)
 
 
 def refused_sheet(

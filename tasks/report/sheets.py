@@ -60,6 +60,31 @@ class SheetRow:
     images: Sequence[Image.Image | None]
 
 
+def card_sheet(cards: Sequence[Image.Image], columns: int, width: int, gap: int) -> Image.Image:
+    """Put cards into a grid; a row of it is as high as its highest card.
+
+    Args:
+        cards: At least one.
+        columns: Cards in a row.
+        width: Of a column, pixels.
+        gap: Between two columns, pixels.
+    """
+    rows = [cards[at : at + columns] for at in range(0, len(cards), columns)]
+    heights = [max(card.height for card in row) for row in rows]
+    step = width + gap
+    size = (
+        2 * MARGIN + min(columns, len(cards)) * step - gap,
+        2 * MARGIN + sum(heights) + 3 * GAP * (len(rows) - 1),
+    )
+    sheet = Image.new("RGB", size, PAPER)
+    top = MARGIN
+    for row, height in zip(rows, heights, strict=True):
+        for at, card in enumerate(row):
+            sheet.paste(card, (MARGIN + at * step, top))
+        top += height + 3 * GAP
+    return sheet
+
+
 def contact_sheet(rows: Sequence[SheetRow], height: int = HEIGHT) -> Image.Image:
     """Draw rows of pictures with their names at the left.
 

@@ -32,10 +32,14 @@ class Sources:
     """Training run ("adapt", "pretrain", "finetune world-target") to its folder."""
     evaluations: tuple[Path, ...] = ()
     """Folders with metrics.json, cmc.csv and queries.parquet; the name is the folder's."""
+    reidentified: Mapping[str, Path] = field(default_factory=dict)
+    """Entry of the stage `reid` to the folder of its figures."""
     runs: Mapping[str, Run] = field(default_factory=dict)
     """Evaluation to what was evaluated, on what and how."""
     finetuned: tuple[str, ...] | None = None
     """Names of the fine-tunings that belong to the run; None where nobody says."""
+    judge: Path | None = None
+    """Folder of the judge that the stage `gap` trained."""
     gap: Path | None = None
     """Folder of the stage `gap`."""
     timings: Path | None = None
@@ -50,6 +54,7 @@ class Sources:
         runs: Mapping[str, Run] | None = None,
         finetuned: Collection[str] | None = None,
         described: Collection[str] | None = None,
+        reidentified: Collection[str] | None = None,
     ) -> Sources:
         """Take whatever lies at the usual places below the data folder.
 
@@ -61,6 +66,7 @@ class Sources:
             finetuned: Fine-tunings of this run. What an earlier profile left stays away from the
                 report; None takes every one that lies there.
             described: Datasets that got pseudo texts in this run; None takes all that lie there.
+            reidentified: Re-identifications of this run; None takes all that lie there.
         """
 
         def table(name: str) -> Path | None:
@@ -77,6 +83,9 @@ class Sources:
         compared = data / "reports" / "gap"
         metrics = sorted((data / "reports" / "evaluate").glob("*/metrics.json"))
         pseudo = [path.parent for path in sorted((data / "described").glob(f"*/{MANIFEST}"))]
+        ranked = [
+            path.parent for path in sorted((data / "reports" / "reid").glob("*/metrics.json"))
+        ]
         return cls(
             ingested=ingested,
             target=target,
@@ -89,8 +98,14 @@ class Sources:
             },
             checkpoints={name: path for name, path in trained.items() if path.is_dir()},
             evaluations=tuple(p.parent for p in metrics if runs is None or p.parent.name in runs),
+            reidentified={
+                path.name: path
+                for path in ranked
+                if reidentified is None or path.name in reidentified
+            },
             runs=runs or {},
             finetuned=None if finetuned is None else tuple(finetuned),
+            judge=judge if (judge := data / "checkpoints" / "judge").is_dir() else None,
             gap=compared if compared.is_dir() else None,
             timings=timings,
         )

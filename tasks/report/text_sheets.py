@@ -14,7 +14,7 @@ from tasks.caption.vocabulary import REQUIRED
 from tasks.lettering import INK, MUTED, clean, font, wrap
 from tasks.lookup import fetch, sample
 from tasks.report.illustrate import picture
-from tasks.report.sheets import GAP, LINE, MARGIN, PAPER, cell_for, fit
+from tasks.report.sheets import GAP, LINE, PAPER, card_sheet, cell_for, fit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -58,23 +58,7 @@ def text_sheet(
     shown = [picture(pixels.get(uid)) for uid in uids]
     pane = cell_for(shown, _PANE)
     cards = [draw_card(image, rows[uid], pane) for image, uid in zip(shown, uids, strict=True)]
-    lines = [cards[at : at + columns] for at in range(0, len(cards), columns)]
-    heights = [max(card.height for card in line) for line in lines]
-    step = _WIDTH + 3 * GAP
-    sheet = Image.new(
-        "RGB",
-        (
-            2 * MARGIN + min(columns, len(cards)) * step - 3 * GAP,
-            2 * MARGIN + sum(heights) + 3 * GAP * (len(lines) - 1),
-        ),
-        PAPER,
-    )
-    top = MARGIN
-    for line, height in zip(lines, heights, strict=True):
-        for at, card in enumerate(line):
-            sheet.paste(card, (MARGIN + at * step, top))
-        top += height + 3 * GAP
-    return sheet
+    return card_sheet(cards, columns, _WIDTH, 3 * GAP)
 
 
 def draw_card(

@@ -136,7 +136,7 @@ class Person:
     def labels(self) -> dict[str, str]:
         """Return the nameable attributes, flat: attribute name -> value."""
         hidden = ("skin", "build")
-        return {k: v for k, v in dataclasses.asdict(self).items() if k not in hidden}
+        return {k: v for k, v in vars(self).items() if k not in hidden}
 
 
 def _pick(rng: np.random.Generator, weights: Mapping[str, float]) -> str:

@@ -96,11 +96,12 @@ def _choose(rng: np.random.Generator, words: Sequence[str]) -> str:
     return words[int(rng.integers(len(words)))]
 
 
-def _article(words: str) -> str:
+def with_article(words: str) -> str:
+    """Put a or an before words."""
     return f"an {words}" if words[0] in "aeiou" else f"a {words}"
 
 
-def _visible(person: Person, drawing: Drawing | None) -> set[str]:
+def visible_groups(person: Person, drawing: Drawing | None) -> set[str]:
     """Return the groups that can be spoken of."""
     groups = {"gender", "hair", "hat", "upper", "lower", "shoes", "bag"}
     if person.hat == "none":
@@ -150,7 +151,7 @@ class _Speaker:
             pair = "" if self.plain or rng.random() < 0.8 else "a pair of "
             phrase = pair + phrase
         else:
-            phrase = _article(phrase)
+            phrase = with_article(phrase)
         if seen_logo and (self.plain or rng.random() < 0.6):
             mark = "logo" if self.plain else _choose(rng, ("logo", "print", "design", "picture"))
             phrase += f" with a {mark}" if self.plain else f" with a {mark} on the front"
@@ -181,9 +182,9 @@ class _Speaker:
 def _source(person: Person, drawing: Drawing | None, rng: np.random.Generator) -> Caption:
     """One sentence, fixed order."""
     say = _Speaker(person, drawing, rng, plain=True)
-    groups = _visible(person, drawing)
+    groups = visible_groups(person, drawing)
     groups -= {group for group, odds in (("hair", 0.35), ("shoes", 0.3)) if rng.random() < odds}
-    text = _article(person.gender)
+    text = with_article(person.gender)
     if "hair" in groups:
         text += f" with {say.hair()}"
     action = drawing.action if drawing is not None and rng.random() < 0.3 else ""
@@ -198,7 +199,8 @@ def _source(person: Person, drawing: Drawing | None, rng: np.random.Generator) -
     return Caption(text, frozenset(groups))
 
 
-def _listed(items: Sequence[str]) -> str:
+def listed(items: Sequence[str]) -> str:
+    """Join words with commas and an and."""
     if len(items) < 2:
         return "".join(items)
     if len(items) == 2:
@@ -209,7 +211,7 @@ def _listed(items: Sequence[str]) -> str:
 def _target(person: Person, drawing: Drawing | None, rng: np.random.Generator) -> Caption:
     """Two or three sentences as a human annotator writes them."""
     say = _Speaker(person, drawing, rng, plain=False)
-    groups = _visible(person, drawing)
+    groups = visible_groups(person, drawing)
     drops = {"hair": 0.60, "shoes": 0.58, "bag": 0.10, "hat": 0.18, "lower": 0.06}
     groups -= {group for group, odds in drops.items() if rng.random() < odds}
     who = _choose(rng, _PEOPLE[person.gender])
@@ -244,7 +246,7 @@ def _target(person: Person, drawing: Drawing | None, rng: np.random.Generator) -
         opening = f"{subject} who is {_choose(rng, extra)}"
     sentences: list[str] = []
     if form < 0.48:  # all clothes in one sentence, the rest in another
-        sentences.append(f"{opening} is wearing {_listed([phrase[g] for g in clothes])}")
+        sentences.append(f"{opening} is wearing {listed([phrase[g] for g in clothes])}")
         if rest:
             sentences.append(_rest(say, rest, phrase, verb, rng))
     elif form < 0.72:  # the person described first, clothes later
@@ -258,7 +260,7 @@ def _target(person: Person, drawing: Drawing | None, rng: np.random.Generator) -
         else:
             sentences.append(f"{opening} is facing {_facing(drawing, rng)}")
         sentences.append(f"{say.he} {verb[0]} {_choose(rng, ('wearing', 'dressed in'))} "
-                         f"{_listed([phrase[g] for g in clothes])}")  # fmt: skip
+                         f"{listed([phrase[g] for g in clothes])}")  # fmt: skip
         if rest[1:]:
             sentences.append(_rest(say, rest[1:], phrase, verb, rng))
     elif form < 0.88:  # one thing a sentence
@@ -298,7 +300,7 @@ def _rest(
             bits.append(
                 f"{_choose(rng, (verb[3], f'{verb[0]} carrying', f'{verb[1]}'))} {phrase[g]}"
             )
-    return f"{say.he} {_choose(rng, ('', '', 'also ')) if len(bits) == 1 else ''}{_listed(bits)}"
+    return f"{say.he} {_choose(rng, ('', '', 'also ')) if len(bits) == 1 else ''}{listed(bits)}"
 
 
 def _facing(drawing: Drawing, rng: np.random.Generator) -> str:

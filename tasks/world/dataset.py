@@ -19,7 +19,8 @@ import dataclasses
 import json
 import logging
 import re
-from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -29,22 +30,18 @@ from PIL import Image
 from tqdm import tqdm
 
 from tasks.errors import PedAlignError
-from tasks.world.attributes import (
-    Person,
-    belongs_to_target,
-    mals_labels,
-    near_twin,
-    sample_resident,
-)
+from tasks.world.attributes import Person, mals_labels, sample_resident
 from tasks.world.captions import compose, describe
 from tasks.world.looks import SOURCE, TARGET_CAMERAS, random_look, render
+from tasks.world.people import residents
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from tasks.world.drawing import Drawing
     from tasks.world.looks import Look
+    from tasks.world.people import Resident
 
 log = logging.getLogger(__name__)
 
@@ -52,14 +49,15 @@ SOURCE_JSON: Final = "mals_attrs.json"
 TARGET_JSON: Final = "reid_raw.json"
 TRUTH: Final = "truth.parquet"
 BOX_PARTS: Final = ("person", "head", "hair", "hat", "upper", "lower", "footwear", "bag")
-SPLITS: Final = (("train", 0.72), ("val", 0.08), ("test", 0.20))
-"""Shares of the target's people."""
+TWO_EACH: Final[Mapping[str, int]] = MappingProxyType({"train": 2, "val": 2, "test": 2})
+"""Captions of an image, by split, as CUHK-PEDES has them."""
 PEOPLE_A_VIDEO: Final = 4
 """People of an unlabelled video, LUPerson's mean: 200,000 people in 46,260 scenes."""
 
 _QUALITY: Final = 90
-# First word of the seed sequence of each kind of draw, so that none shares a stream.
-_SOURCE_STREAM, _PEOPLE_STREAM, _IMAGE_STREAM, _SPLIT_STREAM = 1, 2, 3, 4
+# First word of the seed sequence of each kind of draw, so that none shares a stream; 2 is that of
+# `tasks.world.people`.
+_SOURCE_STREAM, _IMAGE_STREAM, _SPLIT_STREAM = 1, 3, 4
 _VIDEO_STREAM, _PASSER_STREAM, _FRAME_STREAM = 5, 6, 7
 
 _BOX = pa.list_(pa.float32(), 4)
@@ -169,115 +167,113 @@ def write_source(root: Path, images: int, seed: int) -> None:
     log.info("world source: %d images", images)
 
 
-@dataclass(frozen=True)
-class Resident:
-    """A person of the target."""
-
-    number: int
-    """Identity, from 1, contiguous; train first, as in CUHK-PEDES."""
-    person: Person
-    split: str
-    """train | val | test"""
+Item = tuple["Drawing", str, list[str]]
+"""An image of a target: the drawing, its camera's name, its captions."""
 
 
-def residents(people: int, seed: int) -> list[Resident]:
-    """Invent the people of the target.
-
-    About half of them have near-twins (`attributes.near_twin`) who share the colours of upper and
-    lower garment; a family of twins stays in one split, where its members compete. No two people
-    share all nameable attributes.
-
-    Args:
-        people: How many.
-        seed: Everything follows from it.
-
-    Returns:
-        The people in the order of their numbers.
-    """
-    rng = np.random.default_rng([_PEOPLE_STREAM, seed])
-    families: list[list[Person]] = []
-    seen: set[tuple[str, ...]] = set()
-    while len(seen) < people:
-        family: list[Person] = []
-        wanted = int(rng.choice([1, 2, 3], p=[0.50, 0.32, 0.18]))
-        for _ in range(200):
-            if len(family) == wanted or len(seen) == people:
-                break
-            new = near_twin(family[0], rng) if family else sample_resident(rng, target=True)
-            key = tuple(new.labels().values())
-            if key not in seen and belongs_to_target(new):
-                seen.add(key)
-                family.append(new)
-        families.append(family)
-    order = np.random.default_rng([_SPLIT_STREAM, seed]).permutation(len(families))
-    queue = [families[int(i)] for i in order]
-    out: list[Resident] = []
-    filled = 0.0
-    for split, share in SPLITS:
-        filled += share
-        until = people if split == SPLITS[-1][0] else round(people * filled)
-        while queue and len(out) < until:
-            out += [Resident(len(out) + 1 + i, p, split) for i, p in enumerate(queue.pop(0))]
-    return out
-
-
-def target_item(resident: Resident, shot: int, seed: int) -> tuple[Drawing, str, list[str]]:
+def target_item(resident: Resident, shot: int, seed: int, captions: int = 2) -> Item:
     """Draw one image of a person of the target.
 
     Args:
         resident: Who.
         shot: Number of the image; the cameras change from shot to shot.
         seed: Everything follows from it.
+        captions: How many are said. Neither the drawing nor the first ones depend on it.
 
     Returns:
-        The drawing, the camera's name and two captions that differ.
+        The drawing, the camera's name and captions that differ.
     """
     rng = np.random.default_rng([_IMAGE_STREAM, seed, resident.number, shot])
     camera = TARGET_CAMERAS[(resident.number * 7 + shot) % len(TARGET_CAMERAS)]
     drawing = render(resident.person, camera, rng)
-    captions = [describe(resident.person, "target", rng, drawing)]
-    while len(captions) < 2:
+    said: list[str] = []
+    while len(said) < captions:
         other = describe(resident.person, "target", rng, drawing)
-        captions += [other] if other != captions[0] else []
-    return drawing, camera.name, captions
+        said += [other] if other not in said else []
+    return drawing, camera.name, said
 
 
 def write_target(
     root: Path,
-    people: int,
-    images_per_person: int,
+    people: int | Mapping[str, int],
+    images_per_person: int | Mapping[str, int],
     seed: int,
-    captions: Collection[str] = ("train", "val", "test"),
+    captions: Mapping[str, int] = TWO_EACH,
 ) -> None:
     """Write the target data set in the official layout of CUHK-PEDES.
 
     Args:
         root: Folder to write into; made if missing.
-        people: How many identities.
-        images_per_person: Images of each, over the cameras.
+        people: How many identities, in all or in each split; see `people.residents`.
+        images_per_person: Images of each, over the cameras; in all splits or in each.
         seed: Everything follows from it.
-        captions: Splits whose captions are written. Those of the others stand nowhere in the
-            folder: their entries have empty lists. Pictures and the captions that are written do
-            not depend on it.
+        captions: Captions of an image, by split. Those of a split that is not named stand nowhere
+            in the folder: their entries have empty lists. Pictures and the captions that are
+            written do not depend on it.
 
     Raises:
         PedAlignError: Too few people for three splits, or no images.
     """
-    if people < 10 or images_per_person < 1:
+    images = check_sizes(people, images_per_person)
+    write_entries(
+        root,
+        [camera.name for camera in TARGET_CAMERAS],
+        residents(people, seed),
+        images,
+        captions,
+        partial(target_item, seed=seed),
+    )
+
+
+def check_sizes(
+    people: int | Mapping[str, int], images_per_person: int | Mapping[str, int]
+) -> Mapping[str, int]:
+    """Check that a target has somebody and something to show, and give every split its images.
+
+    Raises:
+        PedAlignError: Too few people for three splits, or no images.
+    """
+    images = (
+        dict.fromkeys(TWO_EACH, images_per_person)
+        if isinstance(images_per_person, int)
+        else images_per_person
+    )
+    few = people < 10 if isinstance(people, int) else min(people["train"], people["test"]) < 1
+    if few or min(images.values()) < 1:
         raise PedAlignError(
             f"world target of {people} people with {images_per_person} images each",
             "at least 10 people (three splits) and one image each",
             "raise `people` or `images_per_person`",
         )
-    for camera in TARGET_CAMERAS:
-        (root / "imgs" / camera.name).mkdir(parents=True, exist_ok=True)
+    return images
+
+
+def write_entries(
+    root: Path,
+    cameras: Iterable[str],
+    people: Sequence[Resident],
+    images_per_person: Mapping[str, int],
+    captions: Mapping[str, int],
+    item: Callable[..., Item],
+) -> None:
+    """Draw people in the official layout of CUHK-PEDES.
+
+    Args:
+        root: Folder to write into; made if missing.
+        cameras: Names of the folders.
+        people: Who.
+        images_per_person: Images of each, by split.
+        captions: Captions of an image, by split; none where a split is not named.
+        item: Draws an image of a `resident`, its `shot` and number of `captions`.
+    """
+    for camera in cameras:
+        (root / "imgs" / camera).mkdir(parents=True, exist_ok=True)
     entries: list[dict[str, Any]] = []
     truth: list[dict[str, Any]] = []
-    for resident in tqdm(residents(people, seed), desc="draw target", unit="person"):
-        for shot in range(images_per_person):
-            drawing, camera_name, said = target_item(resident, shot, seed)
-            told = said if resident.split in captions else []
-            path = f"{camera_name}/{resident.number:05d}_{shot}.jpg"
+    for resident in tqdm(people, desc="draw target", unit="person"):
+        for shot in range(images_per_person[resident.split]):
+            drawing, camera, told = item(resident, shot, captions=captions.get(resident.split, 0))
+            path = f"{camera}/{resident.number:05d}_{shot}.jpg"
             _save(drawing, root / "imgs" / path)
             entries.append(
                 {
@@ -288,11 +284,9 @@ def write_target(
                     "id": resident.number,
                 }
             )
-            truth.append(
-                _truth(f"imgs/{path}", resident.number, camera_name, resident.person, drawing)
-            )
+            truth.append(_truth(f"imgs/{path}", resident.number, camera, resident.person, drawing))
     _finish(root, TARGET_JSON, entries, truth)
-    log.info("world target: %d people, %d images", people, len(entries))
+    log.info("world target: %d people, %d images", len(people), len(entries))
 
 
 def video_look(video: int, seed: int) -> Look:

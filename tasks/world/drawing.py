@@ -101,6 +101,7 @@ def draw(
     backdrop: NDArray[np.uint8] | None = None,
     pitch: float = 0.0,
     foreground: Sequence[tuple[Sequence[Point], RGB]] = (),
+    window: tuple[float, float, float, float] | None = None,
 ) -> Drawing:
     """Draw a person.
 
@@ -111,6 +112,8 @@ def draw(
         backdrop: uint8 (H, W, 3) behind the person; None is a plain pale ground.
         pitch: How far the camera looks down, degrees.
         foreground: Polygons (pixels) and colours of things in front of the person.
+        window: Top, left, height and width, pixels, of what a person fills; may reach out of the
+            image. None is all of it.
 
     Returns:
         The image and its truth.
@@ -129,16 +132,13 @@ def draw(
     stance = pose(person, rng)
     tilt = math.radians(pitch)
     fill = float(rng.uniform(0.85, 0.95))
-    unit = min(height, width * 2.05)  # a body must fit the width with its arms swung
+    top, left, tall, wide = window or (0, 0, height, width)
+    unit = min(tall, wide * 2.05)  # a body must fit the width with its arms swung
     scale = fill * unit / (math.cos(tilt) + 0.16 * math.sin(tilt))
-    spare = (1 - fill) * height
-    frame = Frame(
-        yaw=stance.yaw,
-        pitch=tilt,
-        height=scale,
-        x=width * (0.5 + float(rng.uniform(-0.05, 0.05))),
-        ground=height - spare * float(rng.uniform(0.30, 0.62)) - 0.10 * scale * math.sin(tilt),
-    )
+    spare = (1 - fill) * tall
+    across = wide * (0.5 + float(rng.uniform(-0.05, 0.05)))
+    down = tall - spare * float(rng.uniform(0.30, 0.62)) - 0.10 * scale * math.sin(tilt)
+    frame = Frame(yaw=stance.yaw, pitch=tilt, height=scale, x=left + across, ground=top + down)
     canvas = Canvas(backdrop, light=float(rng.uniform(-1, 1)), ss=3 if height > 120 else 4)
     paint(Sketch(canvas, frame, person, stance, rng))
     for points, colour in foreground:

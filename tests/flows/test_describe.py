@@ -42,7 +42,7 @@ from tasks.schemas import IMAGES
 from tasks.shards import image_uid, iter_tables, read_manifest, write_folder
 from tasks.target import check_captions, has_captions, told_shard, told_tables
 from tasks.world.batches import sample_batch
-from tests.weights import save_spelling_clip
+from tests.encoders import save_spelling_clip
 
 SPLITS = ("train", "train", "train", "val", "test")
 IMAGES_OF, SAID = Path("data/ingested/target"), Path("data/described/target")

@@ -111,6 +111,7 @@ def test_every_watched_model_folder_is_looked_for() -> None:
         "dad",
         "pretrain_images",
         "pretrain_annotations",
+        "reid",
         "words",
     }
     assert set(Inputs.__dataclass_fields__) - data == set(MODELS)

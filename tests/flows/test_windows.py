@@ -1,5 +1,6 @@
 """What annotation shows on its run's page: its artifacts, without a server."""
 
+import json
 import logging
 from pathlib import Path
 
@@ -77,3 +78,51 @@ def test_annotation_shows_regions_refused_boxes_and_groups(
 def test_nothing_refused_shows_no_sheet_of_it(page: dict[str, object], tmp_path: Path) -> None:
     windows.regions(*write(tmp_path, refused=False))
     assert sorted(page) == ["annotated", "annotated-groups"]
+
+
+def evaluated(folder: Path, **protocol: object) -> Path:
+    folder.mkdir()
+    metrics = {"R1": 75.0, "R5": 90.0, "R10": 94.0, "mAP": 67.0, "mINP": 50.0, "reranked": False}
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    told = {"dataset": "mine", "split": "test", "chosen_on": "val", "kept_epoch": 3, "epochs": 9}
+    (folder / "protocol.json").write_text(json.dumps(told | protocol))
+    return folder
+
+
+def test_an_evaluation_stands_among_the_published_ones(
+    page: dict[str, object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = evaluated(tmp_path / "a", format="cuhk-pedes", official=True)
+    windows.standing("mine", folder)
+    rows = page["published-mine"]
+    assert isinstance(rows, list)
+    names = [row["method"] for row in rows]
+    assert names.index("RDE") + 1 == names.index("mine")  # 75.94, and 75
+    assert rows[names.index("mine")]["epoch by"] == "validation"
+    printed = capsys.readouterr().out
+    assert "3 of 9, by validation" in printed
+    assert "IRRA" in printed
+    how = page["protocol-mine"]
+    assert isinstance(how, list)
+    assert how[0]["epoch"] == "3 of 9, by validation"
+
+
+def test_on_drawings_one_line_says_why_nothing_is_published(
+    page: dict[str, object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    windows.standing("w", evaluated(tmp_path / "a", format="world-target", drawn=True))
+    assert "published-w" not in page
+    assert "drawings of this program" in capsys.readouterr().out
+
+
+def test_a_training_shows_its_epochs(page: dict[str, object], tmp_path: Path) -> None:
+    (tmp_path / "curve.csv").write_text("step,epoch,lr,loss\n1,1,0.1,4\n2,1,0.1,2\n3,2,0.1,1\n")
+    windows.losses("finetune@t", tmp_path)
+    assert set(page) == {"finetune-t-losses"}  # nobody ranked an epoch
+    chose = {"R1": 10.0, "mAP": 9.0}
+    selection = {"scores": {"val": [10.0, 8.0]}, "judges": {},
+                 "curve": [{"epoch": 1, "val": chose}, {"epoch": 2, "val": chose}]}  # fmt: skip
+    record = {"chosen_on": "val", "kept_epoch": 1, "selection": selection}
+    (tmp_path / "training.json").write_text(json.dumps(record))
+    windows.losses("finetune@t", tmp_path)
+    assert "finetune-t-epochs" in page

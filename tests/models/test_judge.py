@@ -21,7 +21,7 @@ from transformers import (
 
 from models.features import AttributeNet, Pool
 from models.judge import TRAINED, Heads, Judge, JudgeConfig, load_judge, reading_loss
-from tests.weights import save_clip
+from tests.encoders import save_clip
 
 POOLS = (Pool("upper", 0.3, ("upper colour", "upper kind")), Pool("shoes", 0.9, ("shoe colour",)))
 ATTRIBUTES = {

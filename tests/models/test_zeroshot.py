@@ -18,7 +18,7 @@ from transformers import (
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from models.zeroshot import ZeroShot, choose, places
-from tests.weights import save_spelling_clip
+from tests.encoders import save_spelling_clip
 
 SMALL = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2,
          "num_attention_heads": 2}  # fmt: skip

@@ -57,9 +57,19 @@ def _rows() -> list[dict]:
 @pytest.fixture(scope="session")
 def shards(tmp_path_factory) -> Path:
     """28 train, 8 val and 12 test pictures of 24 people, in several shards; one row is refused."""
-    folder = tmp_path_factory.mktemp("small") / "images"
-    rows = _rows()
-    first = next(row for row in rows if row["split"] == "train")
+    return _written(tmp_path_factory.mktemp("small") / "images", _rows())
+
+
+@pytest.fixture(scope="session")
+def source(tmp_path_factory) -> Path:
+    """The same pictures, all for training, as a source has them."""
+    rows = [row | {"split": "train"} for row in _rows()]
+    return _written(tmp_path_factory.mktemp("source") / "images", rows)
+
+
+def _written(folder: Path, rows: list[dict]) -> Path:
+    refused = next(row for row in _rows() if row["split"] == "train")["uid"]
+    first = next(row for row in rows if row["uid"] == refused)
     first |= {"status": "rejected", "error": "truncated: half of it", "image": None}
     write_folder(folder, [pa.Table.from_pylist(rows, schema=IMAGES)], "images", {}, shard_rows=12)
     return folder

@@ -17,7 +17,7 @@ from tasks.released import export_released
 from tasks.report.anatomy import read_anatomy
 from tasks.search import SearchIndex, search
 from tasks.tokens import load_tokenizer
-from tests.weights import save_spelling_clip
+from tests.encoders import save_spelling_clip
 
 CPU = torch.device("cpu")
 COSINE = EvaluateParams(

@@ -58,8 +58,8 @@ def dual_section(images, training=None, granularity=None, **changes) -> Finetune
         "granularity": granularity,
     }  # fmt: skip
     body["objective"] = {
-        "kind": "identity", "margin": 0.2, "negatives": "semi-hard",
-        "granularity_weight": 1.0 if granularity else 0.0,
+        "kind": "identity", "margin": 0.2, "negatives": "semi-hard", "anchors": "mean",
+        "contrast_temperature": 0.07, "granularity_weight": 1.0 if granularity else 0.0,
     }  # fmt: skip
     return check_section(FinetuneParams, {**body, **changes}, "finetune")
 
@@ -156,7 +156,7 @@ def test_a_dual_encoder_learns_identities(tmp_path, shards, dual_start, granular
     assert record["chosen_on"] == "val"
     assert record["selection"]["measure"] == "R@1 by features alone"
     parts = {"pgu_id", "pgu_rank"} if granularity else set()
-    assert set(record["losses"]) == {"id", "rank", "loss", *parts}
+    assert set(record["losses"]) == {"id", "rank", "contrast", "loss", *parts}
     model = load_model(folder)
     assert model.feature_dim == (8 + 2 * 6 if granularity else 8)
     before, after = weights(dual_start), weights(folder)

@@ -20,8 +20,8 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, shards, annotations, pretrain_params):
-    return pretrain(shards, annotations, pretrain_params(), tmp_path_factory.mktemp("p"), CPU)
+def finished(tmp_path_factory, source, annotations, pretrain_params):
+    return pretrain(source, annotations, pretrain_params(), tmp_path_factory.mktemp("p"), CPU)
 
 
 def weights(folder):
@@ -47,14 +47,14 @@ def test_a_checkpoint_holds_all_that_later_stages_need(finished):
     assert rows[0].startswith("step,epoch,lr,itc")
 
 
-def test_nothing_in_it_says_when_or_where(finished, tmp_path, shards, annotations, pretrain_params):
-    again = pretrain(shards, annotations, pretrain_params(), tmp_path, CPU)
+def test_nothing_in_it_says_when_or_where(finished, tmp_path, source, annotations, pretrain_params):
+    again = pretrain(source, annotations, pretrain_params(), tmp_path, CPU)
     for path in finished.iterdir():
         assert path.read_bytes() == (again / path.name).read_bytes(), path.name
 
 
 @pytest.mark.parametrize("road", ["pretrain_params", "unipt_params"])
-def test_killed_and_resumed_equals_undisturbed(road, request, tmp_path, shards, annotations):
+def test_killed_and_resumed_equals_undisturbed(road, request, tmp_path, source, annotations):
     class KilledError(Exception):
         pass
 
@@ -66,10 +66,10 @@ def test_killed_and_resumed_equals_undisturbed(road, request, tmp_path, shards, 
         (tmp_path / name).mkdir()
     with pytest.raises(KilledError):  # at step 10 of 20; the last checkpoint is of step 9
         pretrain(
-            shards, annotations, section, tmp_path / "a", CPU, checkpoint_seconds=0, progress=kill
+            source, annotations, section, tmp_path / "a", CPU, checkpoint_seconds=0, progress=kill
         )
-    torn = pretrain(shards, annotations, section, tmp_path / "a", CPU)
-    whole = pretrain(shards, annotations, section, tmp_path / "b", CPU)
+    torn = pretrain(source, annotations, section, tmp_path / "a", CPU)
+    whole = pretrain(source, annotations, section, tmp_path / "b", CPU)
     for path in sorted(whole.iterdir()):
         assert path.read_bytes() == (torn / path.name).read_bytes(), path.name
 
@@ -89,7 +89,7 @@ def test_init_none_publishes_the_starting_weights(start_folder, pretrain_params)
 
 
 def test_init_from_a_checkpoint_goes_on_from_it(
-    finished, tmp_path, shards, annotations, pretrain_params
+    finished, tmp_path, source, annotations, pretrain_params
 ):
     model = new_model(pretrain_params(init=str(finished), model={"image_size": [64, 32]}))
     assert model.config.image_size == (64, 32)
@@ -122,10 +122,10 @@ def test_a_reading_that_is_none_names_its_place(pretrain_params, reading, messag
     assert "pretrain.model.reading" in caught.value.found
 
 
-def test_a_reading_with_changes_is_the_checkpoints(tmp_path, shards, pretrain_params):
+def test_a_reading_with_changes_is_the_checkpoints(tmp_path, source, pretrain_params):
     reading = {"like": "released", "mask_pads": False, "pool_pads": False, "region_heads": True}
     section = pretrain_params(init="none", model={"reading": reading})
-    folder = pretrain(shards, None, section, tmp_path, CPU)
+    folder = pretrain(source, None, section, tmp_path, CPU)
     model = load_model(folder)
     assert model.config.reading == reading_of(reading)
     assert model.phrase_proj is not None
@@ -134,14 +134,14 @@ def test_a_reading_with_changes_is_the_checkpoints(tmp_path, shards, pretrain_pa
     )
 
 
-def test_a_batch_that_the_chunks_do_not_divide(tmp_path, shards, annotations, pretrain_params):
+def test_a_batch_that_the_chunks_do_not_divide(tmp_path, source, annotations, pretrain_params):
     section = pretrain_params(model={"reading": "released"}, training={"chunks": 3})
     with pytest.raises(PedAlignError, match="a batch of 8 in 3 chunks"):
-        pretrain(shards, annotations, section, tmp_path, CPU)
+        pretrain(source, annotations, section, tmp_path, CPU)
 
 
 def test_in_parts_with_dropout_killed_and_resumed_equals_undisturbed(
-    tmp_path, shards, annotations, pretrain_params
+    tmp_path, source, annotations, pretrain_params
 ):
     class KilledError(Exception):
         pass
@@ -156,58 +156,58 @@ def test_in_parts_with_dropout_killed_and_resumed_equals_undisturbed(
         (tmp_path / name).mkdir()
     with pytest.raises(KilledError):
         pretrain(
-            shards, annotations, section, tmp_path / "a", CPU, checkpoint_seconds=0, progress=kill
+            source, annotations, section, tmp_path / "a", CPU, checkpoint_seconds=0, progress=kill
         )
     assert (tmp_path / "a" / "running.pt").exists()
-    torn = pretrain(shards, annotations, section, tmp_path / "a", CPU)
-    whole = pretrain(shards, annotations, section, tmp_path / "b", CPU)
+    torn = pretrain(source, annotations, section, tmp_path / "a", CPU)
+    whole = pretrain(source, annotations, section, tmp_path / "b", CPU)
     for path in sorted(whole.iterdir()):
         assert path.read_bytes() == (torn / path.name).read_bytes(), path.name
 
 
 def test_recomputed_layers_leave_the_same_bytes(
-    finished, tmp_path, shards, annotations, pretrain_params, monkeypatch
+    finished, tmp_path, source, annotations, pretrain_params, monkeypatch
 ):
     monkeypatch.setattr("tasks.training.runtime", lambda: Runtime(recompute=True))
-    again = pretrain(shards, annotations, pretrain_params(), tmp_path, CPU)
+    again = pretrain(source, annotations, pretrain_params(), tmp_path, CPU)
     for path in finished.iterdir():
         assert path.read_bytes() == (again / path.name).read_bytes(), path.name
 
 
-def test_without_regions_no_annotations_are_needed(tmp_path, shards, pretrain_params):
+def test_without_regions_no_annotations_are_needed(tmp_path, source, pretrain_params):
     section = pretrain_params(objective={"region_weight": 0.0}, training={"epochs": 1})
-    folder = pretrain(shards, None, section, tmp_path, CPU)
+    folder = pretrain(source, None, section, tmp_path, CPU)
     record = json.loads((folder / "training.json").read_text())
     assert record["pairs"] == 94  # every caption
     assert set(record["losses"]) == {"itc", "itm", "mlm", "loss"}
 
 
 def test_the_released_reading_and_the_token_head_train_too(
-    tmp_path, shards, annotations, pretrain_params
+    tmp_path, source, annotations, pretrain_params
 ):
     section = pretrain_params(
         model={"reading": "released", "head": "token"}, training={"epochs": 1}
     )
-    folder = pretrain(shards, annotations, section, tmp_path, CPU)
+    folder = pretrain(source, annotations, section, tmp_path, CPU)
     assert load_model(folder).config.reading == RELEASED
 
 
-def test_regions_without_annotations_are_an_error(tmp_path, shards, pretrain_params):
+def test_regions_without_annotations_are_an_error(tmp_path, source, pretrain_params):
     with pytest.raises(PedAlignError, match="no annotations"):
-        pretrain(shards, None, pretrain_params(), tmp_path, CPU)
+        pretrain(source, None, pretrain_params(), tmp_path, CPU)
 
 
-def test_missing_starting_weights_are_an_error(tmp_path, shards, annotations, pretrain_params):
+def test_missing_starting_weights_are_an_error(tmp_path, source, annotations, pretrain_params):
     section = pretrain_params(vision=str(tmp_path / "nowhere"))
     with pytest.raises(PedAlignError, match="nowhere"):
-        pretrain(shards, annotations, section, tmp_path, CPU)
+        pretrain(source, annotations, section, tmp_path, CPU)
 
 
 # ------------------------------------------------------------------ the other road
 
 
-def test_unipt_trains_a_dual_encoder_without_regions(tmp_path, shards, unipt_params, dual_start):
-    folder = pretrain(shards, None, unipt_params(), tmp_path, CPU)
+def test_unipt_trains_a_dual_encoder_without_regions(tmp_path, source, unipt_params, dual_start):
+    folder = pretrain(source, None, unipt_params(), tmp_path, CPU)
     assert checkpoint_kind(folder) == "dual"
     record = json.loads((folder / "training.json").read_text())
     assert (record["pairs"], record["regions"], record["steps"]) == (94, 0, 22)
@@ -219,11 +219,11 @@ def test_unipt_trains_a_dual_encoder_without_regions(tmp_path, shards, unipt_par
     assert load_model(folder).config.image_size == (32, 16)
 
 
-def test_every_caption_of_a_picture_counts(tmp_path, shards, annotations, captions, unipt_params):
+def test_every_caption_of_a_picture_counts(tmp_path, source, annotations, captions, unipt_params):
     section = unipt_params(training={"epochs": 1}, objective={"mlm_weight": 0.0})
     counts = {}
     for name, texts in (("shards", None), ("annotated", annotations), ("captioned", captions)):
-        folder = pretrain(shards, texts, section, tmp_path / name, CPU)
+        folder = pretrain(source, texts, section, tmp_path / name, CPU)
         record = json.loads((folder / "training.json").read_text())
         counts[name] = record["pairs"], record["skipped"]
         assert set(record["losses"]) == {"itc", "loss"}
@@ -234,23 +234,23 @@ def test_every_caption_of_a_picture_counts(tmp_path, shards, annotations, captio
     }
 
 
-def test_captions_in_side_tables_go_before_the_shards_own(shards, captions):
-    pairs, _ = read_pairs(shards, captions, split=None, identity="image")
+def test_captions_in_side_tables_go_before_the_shards_own(source, captions):
+    pairs, _ = read_pairs(source, captions, split=None, identity="image")
     assert set(pairs.caption.to_pylist()) == {"a man", "the red coat"}
     assert sorted(set(pairs.turn.tolist())) == [0, 2]
 
 
-def test_captions_without_boxes_do_not_do_for_regions(tmp_path, shards, captions, pretrain_params):
+def test_captions_without_boxes_do_not_do_for_regions(tmp_path, source, captions, pretrain_params):
     with pytest.raises(PedAlignError, match=r"no annotations .* is captioned"):
-        pretrain(shards, captions, pretrain_params(), tmp_path, CPU)
+        pretrain(source, captions, pretrain_params(), tmp_path, CPU)
 
 
-def test_chunks_and_micro_batches_are_unipts_too(tmp_path, shards, unipt_params):
+def test_chunks_and_micro_batches_are_unipts_too(tmp_path, source, unipt_params):
     whole = unipt_params(training={"epochs": 1, "chunks": 2}, model={"drop_path": 0.0})
     whole = dataclasses.replace(whole, model=dataclasses.replace(whole.model, text_dropout=0.0))
     parts = dataclasses.replace(whole, training=dataclasses.replace(whole.training, micro_batch=3))
     one, other = (
-        pretrain(shards, None, section, tmp_path / name, CPU)
+        pretrain(source, None, section, tmp_path / name, CPU)
         for name, section in (("one", whole), ("other", parts))
     )
     first, second = weights(one), weights(other)
@@ -293,9 +293,9 @@ def test_the_keys_of_a_kind_are_named(unipt_params):
 
 
 def test_mra_goes_on_from_a_dual_encoders_encoders(
-    tmp_path, shards, annotations, unipt_params, pretrain_params
+    tmp_path, source, annotations, unipt_params, pretrain_params
 ):
-    dual = pretrain(shards, None, unipt_params(), tmp_path / "dual", CPU)
+    dual = pretrain(source, None, unipt_params(), tmp_path / "dual", CPU)
     section = pretrain_params(init=str(dual))
     model, known, fresh = (
         new_model(section).state_dict(),
@@ -307,7 +307,7 @@ def test_mra_goes_on_from_a_dual_encoders_encoders(
         assert taken
         assert all(torch.equal(model[each], known[each]) for each in taken)
     assert torch.equal(model["itm_head.0.weight"], fresh.state_dict()["itm_head.0.weight"])
-    folder = pretrain(shards, annotations, section, tmp_path / "mra", CPU)
+    folder = pretrain(source, annotations, section, tmp_path / "mra", CPU)
     assert checkpoint_kind(folder) == "mra"
     assert load_tokenizer(folder).get_vocab() == load_tokenizer(dual).get_vocab()
 

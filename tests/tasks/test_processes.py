@@ -61,14 +61,14 @@ def one_by_one(jobs, place: Path, device: torch.device, progress) -> Path:
 
 
 @pytest.fixture(scope="module")
-def together(workplace, shards, annotations, pretrain_params, start, dual_jobs) -> Made:
+def together(workplace, shards, source, annotations, pretrain_params, start, dual_jobs) -> Made:
     sections = {
         "whole": LONG,
         "released": RELEASED,
         "regions": {"model": STILL, "training": {"epochs": 1}},
     }
     jobs = {**dual_jobs, "fine": partial(finetune, start, fine(shards))} | {
-        name: partial(pretrain, shards, annotations, pretrain_params(**changes))
+        name: partial(pretrain, source, annotations, pretrain_params(**changes))
         for name, changes in sections.items()
     }
     for name, job in jobs.items():
@@ -82,7 +82,7 @@ def together(workplace, shards, annotations, pretrain_params, start, dual_jobs) 
 
 
 @pytest.fixture(scope="module")
-def dual_jobs(workplace, shards, captions, unipt_params):
+def dual_jobs(workplace, shards, source, captions, unipt_params):
     """The other road: both of its objectives, in parts."""
     how = {"epochs": 1, "chunks": 2, "micro_batch": 3}
     section = unipt_params(model=STILL_DUAL, training=how)
@@ -91,7 +91,7 @@ def dual_jobs(workplace, shards, captions, unipt_params):
     start = pretrain(shards, None, untrained, workplace / "dual", CPU)
     identity = check_section(FinetuneParams, {**IDENTITY, "images": str(shards)}, "finetune")
     return {
-        "unipt": partial(pretrain, shards, captions, section),
+        "unipt": partial(pretrain, source, captions, section),
         "identity": partial(finetune, start, identity),
     }
 
@@ -125,10 +125,10 @@ def assert_close(one: Path, two: Path) -> None:
 
 
 def test_pretraining_with_regions_equals_one_process(
-    tmp_path, together, shards, annotations, pretrain_params
+    tmp_path, together, source, annotations, pretrain_params
 ):
     section = pretrain_params(model=STILL, training={"epochs": 1})
-    alone = pretrain(shards, annotations, section, tmp_path, CPU)
+    alone = pretrain(source, annotations, section, tmp_path, CPU)
     assert_close(alone, together["regions"])
     assert {"itc", "itm", "mlm", "rpc", "rpm"} <= curve(together["regions"])[0].keys()
     assert together.steps[-1] == len(curve(together["regions"]))
@@ -136,9 +136,9 @@ def test_pretraining_with_regions_equals_one_process(
 
 
 def test_the_released_chunks_do_not_depend_on_the_number_of_processes(
-    tmp_path, together, shards, annotations, pretrain_params
+    tmp_path, together, source, annotations, pretrain_params
 ):
-    alone = pretrain(shards, annotations, pretrain_params(**RELEASED), tmp_path, CPU)
+    alone = pretrain(source, annotations, pretrain_params(**RELEASED), tmp_path, CPU)
     assert_close(alone, together["released"])
 
 
@@ -195,14 +195,15 @@ IDENTITY = {
         },
     },
     "objective": {
-        "kind": "identity", "margin": 0.2, "negatives": "hardest", "granularity_weight": 1.0,
+        "kind": "identity", "margin": 0.2, "negatives": "hardest", "anchors": "sum",
+        "contrast_temperature": None, "granularity_weight": 1.0,
     },
     "training": {**FINETUNE["training"], "epochs": 1, "micro_batch": 3, "rates": {}},
 }  # fmt: skip
 
 
 def test_killed_and_resumed_equals_undisturbed(
-    tmp_path, together, shards, annotations, pretrain_params
+    tmp_path, together, source, annotations, pretrain_params
 ):
     class KilledError(Exception):
         pass
@@ -211,7 +212,7 @@ def test_killed_and_resumed_equals_undisturbed(
         raise KilledError
 
     section = pretrain_params(**LONG)
-    call = partial(pretrain, shards, annotations, section, tmp_path, checkpoint_seconds=0)
+    call = partial(pretrain, source, annotations, section, tmp_path, checkpoint_seconds=0)
     with pytest.raises(KilledError):
         train_together(call, kill)
     before = torch.load(tmp_path / "running.pt", weights_only=True)["step"]
@@ -221,10 +222,10 @@ def test_killed_and_resumed_equals_undisturbed(
         assert path.read_bytes() == (torn / path.name).read_bytes(), path.name
 
 
-def test_what_a_process_raises_arrives_whole(tmp_path, shards, annotations, pretrain_params):
+def test_what_a_process_raises_arrives_whole(tmp_path, source, annotations, pretrain_params):
     section = pretrain_params(training={"batch": 7})
     with pytest.raises(PedAlignError, match="a batch of 7 for 2 processes"):
-        train_together(partial(pretrain, shards, annotations, section, tmp_path), silent)
+        train_together(partial(pretrain, source, annotations, section, tmp_path), silent)
 
 
 def test_the_number_of_processes_is_part_of_the_key(tmp_path, monkeypatch):

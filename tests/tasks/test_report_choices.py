@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks.images import encode_jpeg
-from tasks.report import ReportParams, Run, Sources, cards, choices, figures, page, report
+from tasks.report import ReportParams, Run, Sources, cards, choices, page, report
+from tasks.report.epoch_figures import epochs_chart
 from tasks.report.gather import gather
 from tasks.schemas import IMAGES
 from tasks.shards import image_uid, write_folder
@@ -145,10 +146,30 @@ def test_the_epochs_of_every_training_that_ranked_them(protocols):
     ]  # fmt: skip
     assert [(judge.kept, judge.tests) for judge in both.judges] == [(2, False), (3, True)]
     assert [judge.kept for judge in found["finetune icfg"].judges] == [1]
-    figure = figures.epochs_chart([both])
+    figure = epochs_chart([both])
     axes = figure.axes[0]
     rings = [line for line in axes.lines if line.get_markersize() == 13]
     assert [ring.get_xydata().tolist() for ring in rings] == [[[2, 30.0]], [[3, 13.5]]]
+
+
+def test_a_training_is_drawn_by_epoch(tmp_path):
+    folder = training_record(tmp_path / "m", "val", 2, {"val": [10.0, 30.0], "test": [9.0, 8.0]})
+    body = json.loads((folder / "training.json").read_text())
+    body["selection"]["curve"] = [
+        {"epoch": n + 1, "val": {"R1": v, "mAP": v / 2}, "test": {"R1": t, "mAP": t / 2}}
+        for n, (v, t) in enumerate([(10.0, 9.0), (30.0, 8.0)])
+    ]
+    (folder / "training.json").write_text(json.dumps(body))
+    (folder / "curve.csv").write_text("step,epoch,lr,loss\n1,1,0,6\n2,1,0,4\n3,2,0,3\n")
+    run = choices.read_epochs("m", folder)
+    assert run.losses == [5.0, 3.0]
+    assert [judge.means for judge in run.judges] == [[5.0, 15.0], [4.5, 4.0]]
+    assert run.kept == {2: False}
+    losses, first, mean = epochs_chart([run]).axes
+    assert losses.lines[0].get_ydata().tolist() == [5.0, 3.0]
+    assert [line.get_label() for line in losses.lines] == ["training", "kept: 2"]
+    assert first.lines[0].get_ydata().tolist() == [10.0, 30.0]
+    assert mean.lines[1].get_ydata().tolist() == [4.5, 4.0]
 
 
 def test_a_checkpoint_of_an_older_version_has_no_choice_on_record(tmp_path):

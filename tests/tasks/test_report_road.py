@@ -260,6 +260,9 @@ def test_the_objective_of_a_fine_tuned_dual_encoder(tmp_path):
     assert found.objective.endswith("granularity module's features (weight 1)")
     assert "6 parts by prototypes" in found.architecture
     assert found.started == "the pretrained checkpoint"
+    losses["contrast_temperature"] = 0.07
+    record(tmp_path / "n", config, {"stage": "finetune", "params": section})
+    assert "InfoNCE on cosines (temperature 0.07)" in read_anatomy(tmp_path / "n").objective
 
 
 @pytest.mark.parametrize("exact", [True, False])
@@ -270,23 +273,45 @@ def test_published_figures_stand_beside_a_benchmarks_own(tmp_path, exact):
     write(tmp_path / "ingested/mine", rows, IMAGES, "images", meta)
     write(tmp_path / "ingested/other", rows, IMAGES, "images", meta)  # not evaluated
     evaluation(tmp_path / "reports/evaluate/direct", 10.0, reranked=True)
+    protocol = {"dataset": "mine", "format": "cuhk-pedes", "split": "test", "official": exact,
+                "variant": "the published split", "chosen_on": "last", "reranked": 512,
+                "similarity_weight": 0.002, "image_size": [384, 256]}  # fmt: skip
+    (tmp_path / "reports/evaluate/direct/protocol.json").write_text(json.dumps(protocol))
     runs = {"direct": Run(tmp_path, "data/ingested/mine", {})}
     facts = gather(Sources.under(tmp_path, target="mine", runs=runs))
-    (grid,) = published.tables(facts)
-    assert ("UniPT, ViT-B/16", "UniPT's paper", "68.50", "84.67", "90.38", "") in grid.rows
+    how, grid = published.tables(facts)
+    assert how.rows[0][0] == "direct"
+    assert "cosine, then fusion encoder on the first 512" in how.rows[0]
+    unipt = next(row for row in grid.rows if row[0] == "UniPT, ViT-B/16")
+    assert unipt[1:6] == ("68.50", "84.67", "90.38", "", "")
+    assert unipt[-1] == "UniPT's paper"
+    assert grid.rows[-1][:2] == ("direct", "10.00")
+    assert (len(grid.rows) - 1, 0) in grid.best
     assert ("is not exactly the published split" in grid.caption) is not exact
     section = next(part for part in page.build(facts, {}) if part.title == "Retrieval")
     assert grid.caption in [part.caption for part in section.parts]
 
 
 def test_nothing_is_published_on_drawings(unlabelled):
-    assert not list(published.tables(gather(unlabelled)))
+    assert not published.tables(gather(unlabelled))  # an older version says nothing of a protocol
+    folder = unlabelled.evaluations[0]
+    protocol = {"dataset": "world-target", "format": "world-target", "drawn": True,
+                "split": "test", "chosen_on": "last", "reranked": 0}  # fmt: skip
+    (folder / "protocol.json").write_text(json.dumps(protocol))
+    (how,) = published.tables(gather(unlabelled))
+    assert "its pictures are drawings" in how.caption
 
 
-@pytest.mark.parametrize("rows", published.RESULTS.values(), ids=published.RESULTS)
-def test_published_rows_are_percentages_that_rise_with_the_rank(rows):
-    for _, _, first, fifth, tenth, mean in rows:
-        assert 0 < first < fifth < tenth < 100
-        assert mean is None or 0 < mean < first
-    methods = [row[0] for row in rows]
-    assert len(set(methods)) == len(methods)
+def test_what_all_evaluations_have_in_common_is_told_once(unlabelled):
+    protocol = {"dataset": "t", "drawn": True, "split": "test", "chosen_on": "val", "epochs": 4}
+    facts = gather(unlabelled)
+    first = facts.evaluations["direct"]
+    for name, kept in (("a", 2), ("b", 3)):
+        folder = first.folder.parent / name
+        folder.mkdir()
+        (folder / "protocol.json").write_text(json.dumps(protocol | {"kept_epoch": kept}))
+    both = {n: replace(first, folder=first.folder.parent / n) for n in "ab"}
+    (how,) = published.tables(replace(facts, evaluations=both))
+    assert how.header == ("evaluation", "epoch")
+    assert how.rows == [("a", "2 of 4, by validation"), ("b", "3 of 4, by validation")]
+    assert "dataset: t, test split" in how.caption

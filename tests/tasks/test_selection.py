@@ -22,8 +22,10 @@ from tasks.params import check_section
 from tasks.selection import (
     BY_TEST,
     Selection,
+    curve,
     has_split,
     held_out,
+    named,
     not_held_out,
     plan_selection,
 )
@@ -229,6 +231,26 @@ def test_the_published_protocol_trains_on_everybody(tmp_path, without_val, start
     assert "chosen on the TEST split" in caplog.text
 
 
+def measures(first):
+    """Of an epoch whose other measures would choose the other way round."""
+    return {"R1": first, "R5": 100 - first, "R10": 100 - first, "mAP": 50 - first, "mINP": 0.5}
+
+
+def test_named_scores_are_put_together_again_epoch_by_epoch():
+    scores = {}
+    for epoch in ((1.0, 4.0), (3.0, 2.0)):
+        for judge, first in zip(("held-out", "test"), epoch, strict=True):
+            for name, value in named(judge, measures(first)).items():
+                scores.setdefault(name, []).append(value)
+    assert scores["held-out"] == [1.0, 3.0]
+    assert curve(scores)[1] == {
+        "epoch": 2, "val": None, "test": measures(2.0), "held-out": measures(3.0)
+    }  # fmt: skip
+    assert curve({}) == []
+    # A score of an older running checkpoint has nothing besides R1.
+    assert curve({"val": [5.0]}) == [{"epoch": 1, "val": {"R1": 5.0}, "test": None}]
+
+
 def test_both_choices_come_from_one_training(tmp_path, shards, start_folder, monkeypatch):
     for name in ("both", "val", "test", "last"):
         (tmp_path / name).mkdir()
@@ -236,12 +258,15 @@ def test_both_choices_come_from_one_training(tmp_path, shards, start_folder, mon
     turns = {8: iter(scripted["val"]), 12: iter(scripted["test"])}
 
     def score(model, words, pairs, pictures, device):
-        return next(turns[len(pictures)])  # 8 val and 12 test pictures
+        return measures(next(turns[len(pictures)]))  # 8 val and 12 test pictures
 
-    monkeypatch.setattr(finetuning, "itc_rank1", score)
+    monkeypatch.setattr(finetuning, "itc_measures", score)
     both = finetune(start_folder, section(shards, keep_test_choice=True), tmp_path / "both", CPU)
     record, beside = record_of(both), record_of(both / BY_TEST)
     assert record["selection"]["scores"] == scripted
+    second = record["selection"]["curve"][1]
+    assert second == {"epoch": 2, "val": measures(9.0), "test": measures(3.0)}
+    assert [row["epoch"] for row in record["selection"]["curve"]] == [1, 2, 3]
     assert (record["chosen_on"], record["kept_epoch"]) == ("val", 2)
     assert (beside["chosen_on"], beside["kept_epoch"]) == ("test", 1)
     differing = {"chosen_on", "kept_epoch"}
@@ -262,7 +287,7 @@ def test_both_choices_come_from_one_training(tmp_path, shards, start_folder, mon
 
 def test_the_last_epoch_beside_the_tests_choice(tmp_path, shards, start_folder, monkeypatch):
     scores = iter([7.0, 8.0, 6.0])
-    monkeypatch.setattr(finetuning, "itc_rank1", lambda *_: next(scores))
+    monkeypatch.setattr(finetuning, "itc_measures", lambda *_: measures(next(scores)))
     chosen = section(shards, select="last", keep_test_choice=True)
     folder = finetune(start_folder, chosen, tmp_path, CPU)
     assert (record_of(folder)["chosen_on"], record_of(folder)["kept_epoch"]) == ("last", 3)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tasks.errors import PedAlignError
 from tasks.tokens import IGNORED, Masking, Words, clean_caption, load_tokenizer
-from tests.weights import save_spelling_clip
+from tests.encoders import save_spelling_clip
 
 GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "golden" / "recipe" / "recipe.json"
 

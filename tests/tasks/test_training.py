@@ -226,6 +226,24 @@ def test_half_precision_keeps_float32_weights(tmp_path):
     assert {p.dtype for p in toy.parameters()} == {torch.float32}
 
 
+@pytest.mark.parametrize(("precision", "fused"), [("fp32", True), ("bf16", False)])
+def test_attention_is_written_out_in_bf16_on_a_cpu_also_backwards(tmp_path, precision, fused):
+    seen = []
+
+    class Watching(Toy):
+        def forward(self, batch, generator):
+            losses = super().forward(batch, generator)
+            look = lambda *_: seen.append(torch.backends.cuda.flash_sdp_enabled())  # noqa: E731
+            look()
+            losses["loss"].register_hook(look)
+            return losses
+
+    loop = Loop(Watching(), PLAN, settings(precision=precision), CPU)
+    loop.advance(next(batches(0)))
+    assert seen == [fused, fused]
+    assert torch.backends.cuda.flash_sdp_enabled()
+
+
 def test_progress_is_told(tmp_path):
     told = []
     run(tmp_path, progress=lambda step, steps, row: told.append((step, steps, row["step"])))

@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from models.checkpoint_files import model_type
 from models.dual import DualConfig, DualEncoder
-from models.dual.checkpoint import model_type
 from models.dual.granularity import GranularityConfig
 from models.dual.vision import resize_positions
 from tests.towers import Towers

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from models.dual.finetuning import IdentityObjective
 from models.dual.granularity import GranularityConfig
-from models.dual.losses import Negatives, bidirectional_ranking, cosines
+from models.dual.losses import Negatives, bidirectional_ranking, cosines, info_nce
 from models.dual.model import DualEncoder
 
 Batch = dict[str, Tensor]
@@ -74,6 +74,24 @@ def test_losses_of_the_global_feature(make_model: Make, batch: Batch, negatives:
     torch.testing.assert_close(losses["rank"], wanted)
     torch.testing.assert_close(losses["id"], identity[0] + identity[1])
     torch.testing.assert_close(losses["loss"], wanted + identity[0] + identity[1])
+
+
+def test_the_mean_over_anchors_and_a_contrast_beside(make_model: Make, batch: Batch) -> None:
+    summed, _ = step(make_objective(make_model(), negatives="hardest"), batch)
+    losses, gradients = step(
+        make_objective(make_model(), negatives="hardest", anchors="mean", contrast_temperature=0.1),
+        batch,
+    )
+    model = make_model()
+    with torch.no_grad():
+        _, image = model.encode_image(batch["image"])
+        _, text = model.encode_text(batch["ids"], batch["mask"])
+        wanted = info_nce(image, text, batch["person"], temperature=0.1)
+    assert set(losses) == {"id", "rank", "contrast", "loss"}
+    torch.testing.assert_close(losses["rank"], summed["rank"] / (2 * len(batch["person"])))
+    torch.testing.assert_close(losses["contrast"], wanted)
+    torch.testing.assert_close(losses["loss"], losses["id"] + losses["rank"] + wanted)
+    assert all(bool(gradient.isfinite().all()) for gradient in gradients.values())
 
 
 def test_losses_of_the_parts(make_model: Make, batch: Batch) -> None:
@@ -187,6 +205,8 @@ def test_a_few_steps_tell_people_apart(make_model: Make, batch: Batch, ranks: An
         ({"margin": 0.0}, "margin 0.0"),
         ({"negatives": "easy"}, "negatives 'easy'"),
         ({"granularity_weight": -1.0}, "granularity_weight -1.0"),
+        ({"anchors": "median"}, "anchors 'median'"),
+        ({"contrast_temperature": 0.0}, "contrast_temperature 0.0"),
         ({"granularity_weight": 0.0}, "granularity_weight 0 with granularity.ranks parts"),
     ],
 )

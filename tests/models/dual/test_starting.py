@@ -26,8 +26,8 @@ from models.dual import DualEncoder, dual_config
 from models.retrieval import MEAN, STD
 from tasks.augment import MEAN as TASKS_MEAN
 from tasks.augment import STD as TASKS_STD
+from tests.encoders import save_bert, save_swin
 from tests.towers import Towers
-from tests.weights import save_bert, save_swin
 
 CLOSE: dict[str, float] = {"rtol": 1e-4, "atol": 1e-5}
 

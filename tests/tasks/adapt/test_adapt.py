@@ -276,6 +276,30 @@ def test_parts_of_a_batch_give_the_step_of_the_whole(diffusion, shards, tmp_path
     assert_same(*made, atol=2e-5)
 
 
+@pytest.mark.parametrize("method", ["controlnet", "lora"])
+def test_parts_computed_side_by_side_change_no_bit(
+    diffusion, shards, tmp_path, method, monkeypatch
+):
+    made = []
+    for workers in (1, 3):
+        monkeypatch.setattr("tasks.adapt.loop.runtime", lambda: Runtime(workers=workers))  # noqa: B023
+        monkeypatch.setattr(
+            "tasks.adapt.train.runtime",
+            lambda: Runtime(recompute=workers > 1),  # noqa: B023
+        )
+        section = changed(method=method, accumulate=4)
+        made.append(
+            train_dad(
+                shards,
+                dataclasses.replace(diffusion, precision="bf16"),
+                section,
+                tmp_path / f"{workers}",
+            )
+        )
+    assert made[0].losses == made[1].losses
+    assert made[0].digest == made[1].digest
+
+
 def test_a_stream_gives_the_training_of_the_cache(diffusion, shards, tmp_path):
     made = [
         train_dad(shards, diffusion, changed(cache=cache, flip=True), tmp_path / str(cache))

@@ -14,7 +14,6 @@ from transformers import BlipForConditionalGeneration, CLIPTokenizer
 from models.zeroshot import ZeroShot
 from tasks.base.clip import (
     CAPTIONER,
-    UNSEEN,
     WORDS,
     accuracy,
     clip_loss,
@@ -24,6 +23,7 @@ from tasks.base.clip import (
     stretch,
     true_values,
 )
+from tasks.base.clip_parts import UNSEEN, answer_losses, number_parts, visible_parts
 from tasks.base.clip_start import begin_with, look_at_bands
 from tasks.base.fitting import HELD_OUT_SEED
 from tasks.base.pool import draw_pool
@@ -90,13 +90,14 @@ def test_the_losses_by_hand() -> None:
     texts = {1: [east, north], 2: [east, west, north, north]}
     model: Any = SimpleNamespace(
         logit_scale=torch.tensor(math.log(2.0)),
-        get_image_features=lambda pixel_values: features([east, north, north]),
         get_text_features=lambda input_ids, attention_mask: features(texts[int(input_ids)]),
     )
     # Pictures 0 and 2 have captions. Of the second attribute, nobody shows a value but picture 0.
     values = torch.tensor([[0, 1], [1, UNSEEN], [UNSEEN, UNSEEN]])
     prompts = (torch.tensor(2), torch.tensor(1))
-    loss = clip_loss(model, torch.zeros(1), (torch.tensor(1),) * 2, prompts, values, [2, 2])
+    # Pictures count by their direction alone.
+    image = 3 * torch.tensor([east, north, north])
+    loss = clip_loss(model, image, (torch.tensor(1),) * 2, prompts, values, [2, 2])
     captions = math.log(1 + math.exp(-2))
     # Picture 0: 2 against -2 and right; picture 1: 0 against 0. The second attribute: 0 against 0.
     first = (math.log(1 + math.exp(-4)) + math.log(2)) / 2
@@ -162,3 +163,42 @@ def test_the_shipped_folder_is_whole_small_and_says_how_it_was_made() -> None:
     assert right["lower clothes"] > 0.3
     assert right["upper clothes"] > 0.05
     assert right["age"] == 1
+
+
+@pytest.mark.parametrize(
+    ("view", "expected"),
+    [
+        ("front", "front"),
+        ("left", "side"),
+        ("right", "side"),
+        ("back left", "back side"),
+        ("front right", "front side"),
+    ],
+)
+def test_parts_are_the_same_in_a_mirror_and_only_what_is_seen(view: str, expected: str) -> None:
+    labels = PERSON | {"bag": "backpack", "bag_colour": "red", "hat": "cap", "hat_colour": "blue"}
+    found = visible_parts(labels, ("person", "upper", "bag"), "walking", view)
+    assert found["view"] == expected
+    assert (found["bag"], found["bag_colour"]) == ("backpack", "red")
+    assert (found["hat"], found["hat_colour"]) == ("none", "none")
+    assert "hair_colour" not in found
+    assert "lower_kind" not in found
+    assert found["upper_kind"] == labels["upper_kind"]
+
+
+def test_parts_are_numbered_by_name_and_unseen_ones_are_left_out() -> None:
+    pool = draw_pool(40, 0.5, 5)
+    number_NA, sizes = number_parts(pool)
+    assert number_NA.shape == (40, len(sizes))
+    for column, size in zip(number_NA.T, sizes, strict=True):
+        assert set(column.tolist()) - {UNSEEN} == set(range(size))
+
+
+def test_answers_by_hand() -> None:
+    logits = torch.tensor([[0.0, math.log(3.0), 0.0, 0.0, 0.0], [5.0, 5.0, 0.0, 0.0, 0.0]])
+    first, second, third = answer_losses(
+        logits, torch.tensor([[1, 0, UNSEEN], [UNSEEN, 1, UNSEEN]]), [2, 2, 1]
+    )
+    assert float(first) == pytest.approx(math.log(4 / 3))
+    assert float(second) == pytest.approx(math.log(2))
+    assert float(third) == 0

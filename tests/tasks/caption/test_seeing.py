@@ -24,7 +24,7 @@ from tasks.images import decode
 from tasks.params import check_section
 from tasks.provenance import ROOT
 from tasks.schemas import CAPTIONED
-from tests.weights import save_spelling_clip
+from tests.encoders import save_spelling_clip
 
 WORDS = read_vocabulary(ROOT / SHIPPED)
 STARTS = dict(zip(WORDS.values, np.cumsum([0, *WORDS.sizes[:-1]]).tolist(), strict=True))

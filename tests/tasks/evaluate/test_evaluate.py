@@ -1,5 +1,6 @@
 """Evaluation: against brute force, pair by pair, and what the report reads."""
 
+import csv
 import json
 import math
 from dataclasses import replace
@@ -20,9 +21,9 @@ from tasks.batches import read_pairs
 from tasks.checkpoints import load_model, save_checkpoint
 from tasks.errors import PedAlignError
 from tasks.evaluate import run as module
-from tasks.evaluate.findings import chance
+from tasks.evaluate.findings import QUERIES, chance, write_queries
 from tasks.evaluate.ranking import embed, rerank
-from tasks.evaluate.run import EvaluateParams, evaluate, itc_rank1
+from tasks.evaluate.run import EvaluateParams, evaluate, itc_measures
 from tasks.images import encode_jpeg
 from tasks.schemas import IMAGES
 from tasks.shards import image_uid, write_folder
@@ -159,7 +160,37 @@ def test_files_that_the_report_reads(shards, start_folder, tmp_path):
     assert curve["rank"].to_pylist() == list(range(1, 13))
     assert curve["recall"][0].as_py() == pytest.approx(metrics["R1"], abs=1e-3)
     assert curve["recall"][-1].as_py() == 100
-    assert pq.read_table(tmp_path / "a" / "queries.parquet").num_rows == 24
+    rows = pq.read_table(tmp_path / "a" / "queries.parquet").to_pylist()
+    assert len(rows) == 24
+    with (tmp_path / "a" / "queries.csv").open(newline="", encoding="utf-8") as file:
+        plain = list(csv.DictReader(file))
+    assert [row["caption"] for row in plain] == [row["caption"] for row in rows]
+    assert [[row[f"top{n}"] for n in range(1, 11)] for row in plain] == [r["top10"] for r in rows]
+    assert [int(row["first_rank"]) for row in plain] == [row["first_rank"] for row in rows]
+    assert [float(row["ap"]) for row in plain] == pytest.approx([row["ap"] for row in rows])
+    told = json.loads((tmp_path / "a" / "protocol.json").read_text())
+    assert (told["dataset"], told["split"], told["drawn"]) == (shards.name, "test", False)
+    assert told["reranked"] == min(PARAMS.top_k, 12)
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=30), max_size=5))
+def test_any_caption_survives_the_csv(tmp_path_factory, captions):
+    path = tmp_path_factory.mktemp("csv") / "queries.csv"
+    captions = [*captions, 'he said "red, not blue"\r\nand left', "=1+1", ""]
+    rows = [
+        dict.fromkeys(QUERIES.names)
+        | {"uid": f"{n:016x}", "caption": text, "person_id": None, "first_rank": 0, "ap": 0.5}
+        | {"inp": 1 / 3, "top10": ["a", "b"]}
+        for n, text in enumerate(captions)
+    ]
+    write_queries(path, pa.Table.from_pylist(rows, QUERIES))
+    with path.open(newline="", encoding="utf-8") as file:
+        header, *found = list(csv.reader(file))
+    assert header[:6] == ["uid", "caption", "person_id", "first_rank", "ap", "inp"]
+    assert [row[1] for row in found] == captions
+    assert {tuple(row[2:5]) for row in found} == {("", "0", "0.5")}
+    # A gallery of two pictures has no third one.
+    assert {tuple(row[6:]) for row in found} == {("a", "b", *[""] * 8)}
 
 
 def test_queries_without_anybody_to_find_are_counted(scene, monkeypatch):
@@ -185,12 +216,12 @@ def test_chance_by_counting_every_ranking(matches, gallery, rank):
     assert found[f"R{rank}"] == pytest.approx(100 * np.mean([hits(m) for m in matches]))
 
 
-def test_the_quick_score_is_the_features_rank1(scene):
+def test_the_quick_measures_are_those_of_the_features(scene):
     model, words, pairs, pictures = scene
     still = replace(PARAMS, top_k=3, flip=False)
     found = module.evaluate_model(model, words, pairs, pictures, still, CPU)
-    quick = itc_rank1(model, words, pairs, pictures, CPU, batch=5)
-    assert quick == pytest.approx(found.metrics["itc"]["R1"], abs=1e-3)
+    quick = itc_measures(model, words, pairs, pictures, CPU, batch=5)
+    assert quick == pytest.approx(found.metrics["itc"], abs=1e-3)
 
 
 def test_a_missing_checkpoint_is_an_error(shards, tmp_path):

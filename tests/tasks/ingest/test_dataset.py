@@ -171,7 +171,8 @@ BASE = {
     "min_side": 8,
     "max_side": 256,
 }
-WORLD = {"people": 20, "images_per_person": 1, "seed": 0, "captions": ["train"]}
+WORLD = {"people": 20, "images_per_person": 1, "seed": 0, "captions": {"train": 1}}
+SIZES = {"train": 3, "val": 1, "test": 2}
 DRAWN = {"annotation": "data/nothing", "fingerprint": "data/nothing"}
 SPLIT = {"val": 0.1, "test": 0.1, "seed": 0}
 NOTHING = "data/nothing"
@@ -185,11 +186,21 @@ NOTHING = "data/nothing"
         ({"world": WORLD}, "`world` is given"),
         ({"format": "world-target", "world": WORLD}, "annotation and fingerprint data/nothing"),
         (DRAWN | {"format": "world-source", "world": WORLD | {"images_per_person": 2}}, "1 each"),
-        (DRAWN | {"format": "world-source", "world": WORLD | {"captions": []}}, r"is \['train'\]"),
-        (DRAWN | {"format": "world-unlabelled", "world": WORLD}, r"world-unlabelled is \[\]"),
-        (DRAWN | {"format": "world-target", "world": WORLD | {"captions": ["dev"]}}, "captions"),
-        (DRAWN | {"format": "world-target", "world": WORLD | {"captions": ["val", "val"]}},
-         "each split once"),
+        (DRAWN | {"format": "world-source", "world": WORLD | {"captions": {}}}, r"is {'train': 1}"),
+        (DRAWN | {"format": "world-unlabelled", "world": WORLD}, r"world-unlabelled is {}"),
+        (DRAWN | {"format": "world-source", "world": WORLD | {"people": SIZES}}, "has no splits"),
+        *((DRAWN | {"format": "world-target", "world": WORLD | change}, found)
+          for change, found in [
+              ({"captions": {"dev": 1}}, "world.captions"),
+              ({"captions": {"val": 0}}, "from 1 to 5"),
+              ({"captions": ["val"]}, "must be such as"),
+              ({"people": 0}, "world.people"),
+              ({"people": True}, "world.people"),
+              ({"people": {"train": 3, "test": 2}}, "must be such as"),
+              ({"people": SIZES | {"test": 0}}, "only val may be 0"),
+              ({"images_per_person": SIZES | {"val": 0}}, "from 1 to"),
+              ({"images_per_person": "4"}, "world.images_per_person"),
+          ]),
         ({"fingerprint": NOTHING}, "pedalign fingerprint"),
         ({"annotation": NOTHING}, "only `folder`"),
         ({"split": SPLIT}, "leave `split` out"),
@@ -215,4 +226,4 @@ def test_the_sections_in_the_documentation_are_whole():
             loaded = loaded.get("ingest", loaded.get("datasets"))
         for name, section in loaded.items():
             formats.append(check_section(IngestDatasetParams, section, name).format)
-    assert formats == ["folder", "lmdb", "luperson-t", "world-unlabelled"]
+    assert formats == ["folder", "lmdb", "luperson-t", "world-unlabelled", "world-second"]

@@ -13,9 +13,10 @@ from tasks.params import check_section
 from tasks.shards import read_manifest
 
 CAPTIONED = {
-    "world-source": ["train"],
-    "world-target": ["train", "val", "test"],
-    "world-unlabelled": [],
+    "world-source": {"train": 1},
+    "world-target": {"train": 2, "val": 2, "test": 2},
+    "world-second": {"train": 1, "test": 1},
+    "world-unlabelled": {},
 }
 
 
@@ -57,6 +58,19 @@ def test_target(tmp_path, rows):
         assert found[path]["person_id"] == f"target/{person:05d}"
 
 
+def test_second(tmp_path, rows):
+    sizes = {"train": 6, "val": 0, "test": 4}
+    section = world(tmp_path / "raw", "world-second", sizes, {"train": 2, "val": 1, "test": 3})
+    report = ingest_dataset(section, tmp_path / "second")
+    assert (report.ok, report.rows) == (24, 24)
+    assert {name: split.images for name, split in report.splits.items()} == {
+        "train": 12,
+        "test": 12,
+    }
+    assert read_manifest(tmp_path / "second").meta["drawn"] is True
+    assert all(len(row["captions"]) == 1 for row in rows(tmp_path / "second").values())
+
+
 def test_source(tmp_path, rows):
     section = world(tmp_path / "raw", "world-source", 6, 1)
     report = ingest_dataset(section, tmp_path / "source")
@@ -88,8 +102,8 @@ class Killed(BaseException):
 @pytest.mark.parametrize("form", CAPTIONED)
 @pytest.mark.parametrize("images", [0, 1, 5])
 def test_a_drawing_that_was_killed_is_drawn_anew(form, images, tmp_path, monkeypatch):
-    people, each = (20, 1) if form == "world-target" else (6, 1)
-    parameters = WorldParams(people=people, images_per_person=each, seed=0, captions=())
+    people, each = (20, 1) if form in ("world-target", "world-second") else (6, 1)
+    parameters = WorldParams(people=people, images_per_person=each, seed=0, captions={})
     draw_world(form, tmp_path / "whole", parameters)
     whole, saved = kept(tmp_path / "whole"), []
 
@@ -113,13 +127,13 @@ def test_a_kill_while_an_older_drawing_is_cleared_needs_no_help(tmp_path, monkey
     draw_world(
         "world-source",
         root,
-        WorldParams(people=4, images_per_person=1, seed=0, captions=("train",)),
+        WorldParams(people=4, images_per_person=1, seed=0, captions={"train": 1}),
     )
 
     def remove(path):
         raise Killed
 
-    fewer = WorldParams(people=3, images_per_person=1, seed=0, captions=("train",))
+    fewer = WorldParams(people=3, images_per_person=1, seed=0, captions={"train": 1})
     with monkeypatch.context() as patch:
         patch.setattr("tasks.ingest.worlds.shutil.rmtree", remove)
         with pytest.raises(Killed):
@@ -131,7 +145,7 @@ def test_a_kill_while_an_older_drawing_is_cleared_needs_no_help(tmp_path, monkey
 
 @pytest.mark.parametrize("marker", [b"", b"{", b"[]", b"{}", b"\xff"])
 def test_a_spoilt_marker_means_that_nothing_is_known(marker, tmp_path):
-    parameters = WorldParams(people=3, images_per_person=1, seed=0, captions=("train",))
+    parameters = WorldParams(people=3, images_per_person=1, seed=0, captions={"train": 1})
     draw_world("world-source", tmp_path, parameters)
     whole = kept(tmp_path)
     (tmp_path / "drawn.json").write_bytes(marker)
@@ -140,7 +154,7 @@ def test_a_spoilt_marker_means_that_nothing_is_known(marker, tmp_path):
 
 
 def test_a_drawing_that_lost_a_file_or_a_part_of_one_is_drawn_anew(tmp_path):
-    parameters = WorldParams(people=3, images_per_person=1, seed=0, captions=("train",))
+    parameters = WorldParams(people=3, images_per_person=1, seed=0, captions={"train": 1})
     draw_world("world-source", tmp_path, parameters)
     whole = kept(tmp_path)
     first, second, _ = sorted(tmp_path.rglob("*.jpg"))
@@ -165,7 +179,7 @@ def test_captions_left_out_are_in_no_file_and_the_rest_stays_the_same(tmp_path, 
     whole, part = tmp_path / "whole", tmp_path / "part"
     ingest_dataset(world(whole, "world-target", 20, 2), tmp_path / "a", name="target")
     report = ingest_dataset(
-        world(part, "world-target", 20, 2, ["test"]), tmp_path / "b", name="target"
+        world(part, "world-target", 20, 2, {"test": 2}), tmp_path / "b", name="target"
     )
     assert report.ok == report.rows == 40
     assert {name: bool(split.captions) for name, split in report.splits.items()} == {
@@ -189,8 +203,8 @@ def test_captions_left_out_are_in_no_file_and_the_rest_stays_the_same(tmp_path, 
 def test_a_folder_drawn_with_captions_is_drawn_anew_without(tmp_path):
     root = tmp_path / "raw"
     told = {"people": 12, "images_per_person": 1, "seed": 0}
-    draw_world("world-target", root, WorldParams(**told, captions=("train", "val", "test")))
-    draw_world("world-target", root, WorldParams(**told, captions=()))
+    draw_world("world-target", root, WorldParams(**told, captions=CAPTIONED["world-target"]))
+    draw_world("world-target", root, WorldParams(**told, captions={}))
     assert all(e["captions"] == [] for e in json.loads((root / "reid_raw.json").read_text()))
 
 

@@ -14,7 +14,6 @@ from tasks.world.dataset import (
     TARGET_JSON,
     TRUTH,
     TRUTH_SCHEMA,
-    residents,
     source_item,
     target_item,
     unlabelled_item,
@@ -24,6 +23,7 @@ from tasks.world.dataset import (
     write_unlabelled,
 )
 from tasks.world.looks import MARGIN, TARGET_CAMERAS, distance_to_target
+from tasks.world.people import residents
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +125,19 @@ def test_an_image_does_not_depend_on_the_others(source, target, tmp_path):
     assert entry["captions"] == captions
     with Image.open(target / "imgs" / entry["file_path"]) as image:
         assert np.abs(np.asarray(image).astype(int) - drawing.pixels).mean() < 6  # JPEG only
+
+
+def test_a_split_has_its_own_numbers_of_people_images_and_captions(target, tmp_path):
+    people, images = {"train": 4, "val": 1, "test": 7}, {"train": 3, "val": 1, "test": 2}
+    write_target(tmp_path, people, images, seed=3, captions={"train": 2, "test": 1})
+    entries = json.loads((tmp_path / TARGET_JSON).read_text())
+    for split, captions in (("train", 2), ("val", 0), ("test", 1)):
+        mine = [e for e in entries if e["split"] == split]
+        assert len(mine) == people[split] * images[split]
+        assert len({e["id"] for e in mine}) == people[split]
+        assert {len(e["captions"]) for e in mine} == {captions}
+    one, two = (target_item(residents(people, 3)[0], 0, 3, captions=n)[2] for n in (1, 2))
+    assert one == two[:1], "the first caption does not depend on how many there are"
 
 
 def test_no_two_people_are_identical_yet_many_are_alike():

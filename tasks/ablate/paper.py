@@ -1,0 +1,105 @@
+"""The ablation rows of MRA's paper, to be laid out beside an experiment's own, never among them.
+
+Numbers are the paper's, on CUHK-PEDES, photographs, of one run each, without an interval, of the
+epoch that ranks best on the test split (PAPERS.md 1.10). Nobody has measured them here. An
+experiment on the built-in world measures drawings: a row of the one says nothing about the size of
+a row of the other, at most both may point the same way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+NAME = "MRA's paper"
+CORPUS = "CUHK-PEDES, photographs"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table of the paper."""
+
+    label: str
+    r1: float
+    r5: float | None
+    r10: float
+    map: float | None = None
+    ours: str = ""
+    """Arm of ``experiments/evidence.yaml`` that does the same on the drawn world."""
+
+
+@dataclass(frozen=True)
+class PaperTable:
+    """A table of the paper, or the values of a figure."""
+
+    title: str
+    note: str
+    rows: tuple[Row, ...]
+    curve: str = ""
+    """The experiment's curve whose points are the same rows."""
+
+
+TABLES = (
+    PaperTable(
+        "Pretraining",
+        "DaD's pictures are all of SDA; image level alone is beta 0. The paper has no row without "
+        "DaD: neither on plain source pictures, nor MRA on MALS.",
+        (
+            Row("no pretraining", 71.23, 87.54, 92.43, 64.75, "no-pretraining"),
+            Row("on DaD's pictures, image level alone", 75.47, 90.03, 94.17, None, "restyle-image"),
+            Row(
+                "on DaD's pictures, with regions (MRA)",
+                77.21,
+                90.66,
+                94.46,
+                68.50,
+                "restyle-regions",
+            ),
+        ),
+    ),
+    PaperTable(
+        "What a region is named by",
+        "At 68,126 pairs, 5 % of SDA. Its rows with mirrored boxes (object-word 74.04, "
+        "region-phrase 74.43) have none beside them.",
+        (
+            Row("image and text alone", 73.99, None, 93.57, None, "restyle-image"),
+            Row("object-word", 74.19, None, 93.54, None, "restyle-words"),
+            Row("region-phrase (MRA)", 74.76, 90.01, 93.97, None, "restyle-regions"),
+        ),
+    ),
+    PaperTable(
+        "Weight of the region losses",
+        "Read off a figure.",
+        (
+            Row("beta 0", 75.47, 90.03, 94.17),
+            Row("beta 0.4", 76.88, 91.0, 94.62),
+            Row("beta 0.8", 77.21, 90.66, 94.46),
+            Row("beta 1.2", 76.66, 90.09, 94.3),
+        ),
+        "beta",
+    ),
+    PaperTable(
+        "Share of the pretraining data",
+        "Read off a figure; 100 % are 1.36 million pairs.",
+        (
+            Row("0 %", 71.23, 87.54, 92.43),
+            Row("5 %", 74.76, 90.01, 93.97),
+            Row("50 %", 75.39, 89.93, 94.1),
+            Row("100 %", 77.21, 90.66, 94.46),
+        ),
+        "scale",
+    ),
+)
+
+CURVES = {
+    "beta": ((0.0, 75.47), (0.4, 76.88), (0.8, 77.21), (1.2, 76.66)),
+    "scale": ((0.0, 71.23), (5.0, 74.76), (50.0, 75.39), (100.0, 77.21)),
+}
+"""Rank-1 by abscissa."""
+
+GAINS = {
+    ("restyle-regions", "no-pretraining"): "+5.98 (77.21 against 71.23)",
+    ("restyle-regions", "restyle-image"): "+1.74 (77.21 against 75.47)",
+    ("restyle-regions", "none-regions"): "no such row; nearest: IVT on SDA against on MALS, +0.50",
+    ("restyle-image", "none-image"): "no such row; nearest: IVT on SDA against on MALS, +0.50",
+}
+"""Contrast of arms to what the paper has for it, points of rank-1."""

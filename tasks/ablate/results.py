@@ -1,0 +1,221 @@
+"""An experiment's records put together: answers lined up, contrasts computed, what is missing.
+
+The claim is one measure, rank-1 after fine-tuning (after direct transfer, where nothing is tuned),
+on the contrasts that the experiment states. Everything besides is shown without a p-value.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from tasks.ablate.records import (
+    EVALUATIONS,
+    MEASURES,
+    Answers,
+    ContrastLike,
+    ExperimentLike,
+    Record,
+    by_arm,
+    differing,
+    read_answers,
+)
+from tasks.ablate.statistics import Estimate, contrast, holm
+
+log = logging.getLogger(__name__)
+
+CLAIM = "R1"
+LEVEL = 0.05
+BESIDES = (("tuned", "mAP"), ("direct", "R1"), ("direct", "mAP"))
+"""What is shown of each contrast beside the claim."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A contrast that was stated beforehand, and what came of it."""
+
+    stated: ContrastLike
+    found: Estimate | None
+    """Of the claim; None where an arm has no run, or the two have no seed in common."""
+    adjusted: float
+    """Holm's p-value over all that were stated; NaN where there is none."""
+    smallest: float
+    """The smallest difference found with 80 % power at Holm's first level; NaN without seeds."""
+    besides: Mapping[tuple[str, str], Estimate]
+    """By evaluation and measure, see `BESIDES`; no claim."""
+
+    @property
+    def verdict(self) -> str:
+        """What can be said."""
+        if self.found is None:
+            return "not computed yet"
+        if math.isnan(self.adjusted):
+            return "one seed: nothing can be said"
+        if self.adjusted >= LEVEL:
+            return "not told apart"
+        return "higher" if self.found.value > 0 else "lower: against what was expected"
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything that the pages show."""
+
+    experiment: ExperimentLike
+    runs: Mapping[str, Sequence[Record]]
+    """By arm, in the order of the experiment; arms without a run too."""
+    answers: Mapping[tuple[str, str], Answers]
+    """By arm and evaluation."""
+    compared: Sequence[Compared]
+    differing: Sequence[str]
+    """Runs whose figures are not what their queries give."""
+
+    @property
+    def planned(self) -> int:
+        """Runs that the experiment has."""
+        return sum(len(arm.seeds) for arm in self.experiment.arms.values())
+
+    @property
+    def finished(self) -> int:
+        """Runs that there are."""
+        return sum(len(runs) for runs in self.runs.values())
+
+    @cached_property
+    def claimed(self) -> str:
+        """The evaluation that the claim is about."""
+        return claimed(self.runs)
+
+    @property
+    def commits(self) -> list[str]:
+        """Commits of the runs, the most frequent first."""
+        counts = Counter(r.commit for runs in self.runs.values() for r in runs if r.commit)
+        return [commit for commit, _ in counts.most_common()]
+
+    @property
+    def core_seconds(self) -> float:
+        """CPU seconds of all runs."""
+        return sum(sum(r.core_seconds.values()) for runs in self.runs.values() for r in runs)
+
+    @property
+    def main(self) -> list[str]:
+        """Arms of the group ``main`` that have runs; without such a group all that have."""
+        arms = self.experiment.arms
+        found = [name for name, runs in self.runs.items() if runs]
+        return [name for name in found if arms[name].group == "main"] or found
+
+    def figures(self, arm: str, evaluation: str, measure: str) -> list[float]:
+        """A measure of an arm, by seed."""
+        return [
+            run.figures[evaluation][measure] for run in self.runs[arm] if evaluation in run.figures
+        ]
+
+    def seeds(self, arm: str) -> str:
+        """Say how many of the planned seeds there are."""
+        there, planned = len(self.runs[arm]), len(self.experiment.arms[arm].seeds)
+        return f"{there}" if there == planned else f"{there} of {planned}"
+
+
+def gather(
+    experiment: ExperimentLike, records: Iterable[Record | Path], *, resamples: int = 20_000
+) -> Results:
+    """Read the records and compute the contrasts.
+
+    Args:
+        experiment: What was planned.
+        records: Runs or their folders, as many as there are.
+        resamples: Of the bootstrap.
+
+    Raises:
+        PedAlignError: A record is damaged, or two runs did not answer the same queries.
+    """
+    runs = by_arm(experiment, records)
+    answers: dict[tuple[str, str], Answers] = {}
+    odd: list[str] = []
+    for arm, mine in runs.items():
+        for evaluation in EVALUATIONS:
+            found = read_answers(mine, evaluation)
+            if found is not None:
+                answers[arm, evaluation] = found
+                odd += differing(mine, evaluation, found)
+    for line in odd:
+        log.warning("%s", line)
+    return Results(experiment, runs, answers, _compare(experiment, runs, answers, resamples), odd)
+
+
+def claimed(runs: Mapping[str, Sequence[Record]]) -> str:
+    """Fine-tuned, unless nothing was."""
+    tuned = any("tuned" in run.figures for mine in runs.values() for run in mine)
+    return "tuned" if tuned else "direct"
+
+
+def _compare(
+    experiment: ExperimentLike,
+    runs: Mapping[str, Sequence[Record]],
+    answers: Mapping[tuple[str, str], Answers],
+    resamples: int,
+) -> list[Compared]:
+    stated = list(experiment.contrasts)
+    evaluation = claimed(runs)
+
+    def measured(each: ContrastLike, evaluation: str, measure: str) -> Estimate | None:
+        both = [answers.get((arm, evaluation)) for arm in (each.better, each.plain)]
+        if both[0] is None or both[1] is None or not set(both[0].seeds) & set(both[1].seeds):
+            return None
+        better, plain = (side.scores(measure) for side in both if side is not None)
+        return contrast(better, plain, resamples=resamples, paired=True)
+
+    found = [measured(each, evaluation, CLAIM) for each in stated]
+    told = [math.nan if f is None or min(f.seeds) < 2 else f.p for f in found]
+    out = []
+    for each, estimate, p in zip(stated, found, holm(told), strict=True):
+        smallest = math.nan
+        if estimate is not None and min(estimate.seeds) > 1:
+            smallest = estimate.smallest(LEVEL / len(stated))
+        besides = {
+            key: beside
+            for key in BESIDES
+            if key != (evaluation, CLAIM) and (beside := measured(each, *key)) is not None
+        }
+        out.append(Compared(each, estimate, p, smallest, besides))
+    return out
+
+
+def spread(values: Sequence[float], digits: int = 2) -> str:
+    """Mean and standard deviation over seeds; one seed has none."""
+    if not values:
+        return "–"
+    mean = f"{float(np.mean(values)):.{digits}f}"
+    if len(values) < 2:
+        return mean
+    return f"{mean} ± {float(np.std(values, ddof=1)):.{digits}f}"
+
+
+def signed(value: float, digits: int = 2) -> str:
+    """A difference with its sign; a plain dash where there is none."""
+    return "–" if not math.isfinite(value) else f"{value:+.{digits}f}"
+
+
+def chance(p: float) -> str:
+    """A p-value."""
+    if math.isnan(p):
+        return "–"
+    return "< 0.0001" if p < 0.0001 else f"{p:.4f}" if p < 0.1 else f"{p:.2f}"
+
+
+__all__ = [
+    "BESIDES",
+    "CLAIM",
+    "MEASURES",
+    "Compared",
+    "Results",
+    "chance",
+    "gather",
+    "signed",
+    "spread",
+]

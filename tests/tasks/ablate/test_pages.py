@@ -1,0 +1,268 @@
+"""Pages, tables and pictures of an ablation, from records that never ran."""
+
+import io
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from tasks.ablate import disagreement, mentions, paper, tables
+from tasks.ablate.pages import grid_lines, markdown, plain, write
+from tasks.ablate.records import by_arm, read_answers, read_record
+from tasks.ablate.results import gather, spread
+from tasks.errors import PedAlignError
+from tasks.images import encode_jpeg
+from tasks.report.parts import Grid
+from tasks.schemas import IMAGES
+from tasks.shards import write_folder
+from tests.ablations import Contrast, Experiment, queries, small, write_records
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    experiment = small()
+    root = tmp_path_factory.mktemp("records")
+    return experiment, write_records(experiment, root, skip=(("restyle-50%", 2),))
+
+
+@pytest.fixture(scope="module")
+def results(recorded):
+    return gather(*recorded, resamples=500)
+
+
+@pytest.fixture(scope="module")
+def gallery(tmp_path_factory):
+    asked = queries()
+    rows = []
+    for at, (uid, person) in enumerate(sorted(zip(asked.uids, asked.people, strict=True))):
+        image = Image.new("RGB", (24, 48), (at * 4, 90, 200 - at * 3))
+        row = dict.fromkeys(IMAGES.names)
+        row |= {"uid": uid, "dataset": "world-target", "split": "test", "person_id": person}
+        row |= {"image": encode_jpeg(image), "width": 24, "height": 48, "captions": ["a man"]}
+        rows.append(row | {"source_path": f"{at}.jpg", "status": "ok"})
+    folder = tmp_path_factory.mktemp("gallery") / "target"
+    table = pa.Table.from_pylist(rows, schema=IMAGES)
+    write_folder(folder, [table], "images", {"drawn": True}, 64)
+    return folder
+
+
+def test_answers_are_in_one_order_whatever_the_order_of_rows(recorded, tmp_path):
+    _, folders = recorded
+    record = read_record(folders[0])
+    answers = read_answers([record], "tuned")
+    table = pq.read_table(folders[0] / "tuned.parquet")
+    turned = tmp_path / "turned"
+    turned.mkdir()
+    pq.write_table(table.take(list(range(table.num_rows))[::-1]), turned / "tuned.parquet")
+    other = read_answers([replace(record, folder=turned)], "tuned")
+    assert other.captions == answers.captions
+    assert np.array_equal(other.rank_SQ, answers.rank_SQ)
+    assert answers.values("R1").mean() == pytest.approx(record.figures["tuned"]["R1"], abs=1e-3)
+    assert answers.values("mAP").mean() == pytest.approx(record.figures["tuned"]["mAP"], abs=1e-2)
+    assert answers.cmc(10)[0, 4] == pytest.approx(record.figures["tuned"]["R5"], abs=1e-3)
+
+
+def test_other_queries_and_damaged_records_are_errors(recorded, tmp_path):
+    _, folders = recorded
+    short = tmp_path / "short"
+    short.mkdir()
+    pq.write_table(pq.read_table(folders[0] / "tuned.parquet").slice(1), short / "tuned.parquet")
+    records = [read_record(folders[0]), replace(read_record(folders[1]), folder=short)]
+    with pytest.raises(PedAlignError, match="same queries"):
+        read_answers(records, "tuned")
+    (short / "result.json").write_text('{"arm": "x", "seed": 0, "direct": {"R1": 3}}')
+    with pytest.raises(PedAlignError, match="R5"):
+        read_record(short)
+
+
+def test_runs_that_are_not_planned_are_left_out(recorded, caplog):
+    experiment, folders = recorded
+    fewer = replace(experiment, arms={"no-pretraining": experiment.arms["no-pretraining"]})
+    found = by_arm(fewer, [*folders, folders[0].parent / "not there"])
+    assert {name: len(runs) for name, runs in found.items()} == {"no-pretraining": 3}
+    assert "left out" in caplog.text
+
+
+def test_contrasts_are_differences_of_the_means(results):
+    for each in results.compared:
+        better, plain_arm = (
+            np.mean(results.figures(arm, "tuned", "R1"))
+            for arm in (each.stated.better, each.stated.plain)
+        )
+        assert each.found.value == pytest.approx(better - plain_arm, abs=1e-3)
+        assert each.adjusted >= each.found.p
+        assert each.smallest > each.found.error
+    assert results.planned == 18
+    assert results.finished == 17
+    assert results.seeds("restyle-50%") == "2 of 3"
+
+
+def test_a_figure_that_its_queries_do_not_give_is_told(recorded, tmp_path):
+    experiment, _ = recorded
+    one = Experiment({"no-pretraining": experiment.arms["no-pretraining"]})
+    folders = write_records(one, tmp_path / "records")
+    body = json.loads((folders[1] / "result.json").read_text())
+    body["tuned"]["R1"] += 5
+    (folders[1] / "result.json").write_text(json.dumps(body))
+    found = gather(one, folders, resamples=50)
+    assert len(found.differing) == 1
+    assert "seed 1" in found.differing[0]
+    assert "- Not as recorded: no-pretraining" in markdown(found, [], ["x"], "", "")
+
+
+@pytest.fixture(scope="module")
+def pages(recorded, gallery, tmp_path_factory):
+    """The whole of it, once."""
+    out = tmp_path_factory.mktemp("pages")
+    (out / "ablation-findings.md").write_text("Drawn by chance <b>.\n\n- one\n- two\n")
+    write(*recorded, out, command="pedalign ablate x.yaml", gallery=gallery)
+    return out
+
+
+def test_the_page_says_what_is_there_and_what_is_missing(pages):
+    page = (pages / "ablation.md").read_text()
+    assert "interim: 17 of 18 runs" in page
+    assert "`pedalign ablate x.yaml`" in page
+    assert "commit 0123456789" in page
+    assert "drawings made by this program" in page
+    assert "- aligned pretraining: +" in page
+    assert "Drawn by chance <b>." in page
+    html = (pages / "ablation.html").read_text()
+    assert "Drawn by chance &lt;b&gt;." in html
+    assert "dataset_card" not in html
+    assert html.count("data:image/") == 7
+    for name in ("contrasts", "arms", "curves", "cmc", "failures", "disagreement", "epochs"):
+        data = (pages / f"ablation-{name}.png").read_bytes()
+        assert min(Image.open(io.BytesIO(data)).size) > 200
+        assert f"(ablation-{name}.png)" in page
+    lines = (pages / "ablation.csv").read_text().splitlines()
+    assert len(lines) == 1 + 6 * 3 * 5
+    assert len((pages / "ablation-runs.csv").read_text().splitlines()) == 1 + 17
+
+
+def test_the_same_records_give_the_same_bytes(recorded, gallery, pages, tmp_path):
+    experiment, folders = recorded
+    found = pages / "ablation-findings.md"
+    (tmp_path / found.name).write_bytes(found.read_bytes())
+    write(experiment, folders[::-1], tmp_path, command="pedalign ablate x.yaml", gallery=gallery)
+    files = sorted(path.name for path in pages.iterdir())
+    assert files == sorted(path.name for path in tmp_path.iterdir())
+    for file in files:
+        assert (tmp_path / file).read_bytes() == (pages / file).read_bytes()
+
+
+def test_nothing_computed_yet_is_a_page_too(tmp_path):
+    write(small(), [], tmp_path)
+    page = (tmp_path / "ablation.md").read_text()
+    assert "interim: 0 of 18 runs" in page
+    assert page.count("not computed yet") == 3 + 3
+    assert (tmp_path / "ablation.html").exists()
+
+
+def test_one_seed_makes_no_claim(tmp_path):
+    experiment = small(seeds=1)
+    found = gather(experiment, write_records(experiment, tmp_path / "r"), resamples=50)
+    assert all(math.isnan(each.adjusted) for each in found.compared)
+    assert found.compared[0].verdict == "one seed: nothing can be said"
+    assert "from one seed" in markdown(found, [], ["x"], "", "")
+    assert tables.varying(found) is None
+
+
+def test_without_fine_tuning_direct_transfer_is_the_claim(recorded, tmp_path):
+    experiment, _ = recorded
+    folders = write_records(experiment, tmp_path / "r")
+    for folder in folders:
+        body = json.loads((folder / "result.json").read_text())
+        body |= {"tuned": None, "tuned_by_test": None, "curve": []}
+        (folder / "result.json").write_text(json.dumps(body))
+        (folder / "tuned.parquet").unlink()
+        (folder / "tuned_by_test.parquet").unlink()
+    found = gather(experiment, folders, resamples=50)
+    assert found.claimed == "direct"
+    assert found.compared[0].found.value > 5
+    (grid,) = tables.arms(found)
+    assert grid.caption.startswith("Direct transfer")
+
+
+def test_the_papers_figures_and_ours_share_no_table(results):
+    theirs = {f"{value:.2f}" for t in paper.TABLES for row in t.rows for value in (row.r1, row.r10)}
+    grids = list(tables.beside(results, "on a drawn world"))
+    for grid in grids:
+        cells = {cell for row in grid.rows for cell in row}
+        if grid.caption.startswith("Theirs"):
+            assert not any("±" in cell for cell in cells)
+        else:
+            assert "on a drawn world" in grid.caption
+            assert not cells & theirs
+    kinds = [grid.caption.split(":")[0] for grid in grids[:-1]]
+    assert kinds == ["Theirs", "Ours"] * len(paper.TABLES)
+
+
+def test_the_papers_curves_are_its_tables():
+    for table in paper.TABLES:
+        if table.curve:
+            assert [r1 for _, r1 in paper.CURVES[table.curve]] == [row.r1 for row in table.rows]
+
+
+def test_queries_are_grouped_by_what_they_mention(results):
+    assert mentions.mentioned(["a man in a scarlet striped jacket and grey jeans"]) == [
+        frozenset(
+            {
+                ("colour", "red"),
+                ("colour", "gray"),
+                ("thing", "jacket"),
+                ("thing", "jeans"),
+                ("attribute", "pattern: striped"),
+                ("attribute", "gender: male"),
+            }
+        )
+    ]
+    arms = (results.answers[arm, "tuned"] for arm in ("restyle-regions", "no-pretraining"))
+    groups = mentions.grouped(*arms, least_people=5, resamples=50)
+    named = {(group.kind, group.name): group for group in groups}
+    assert ("thing", "jeans") not in named  # all queries mention them
+    red = named["colour", "red"]
+    assert red.people == 20  # of 60 people ten wear it above and ten below
+    assert red.queries == 40
+    assert red.difference.value == pytest.approx(red.better - red.plain)
+
+
+def test_disagreements_are_for_and_against(results):
+    better, other = (results.answers[a, "tuned"] for a in ("restyle-regions", "no-pretraining"))
+    places = disagreement.chosen(better, other, 6)
+    assert len(places) == 6
+    hits = [(better.rank_SQ[0, at] == 1, other.rank_SQ[0, at] == 1) for at in places]
+    assert hits == [(True, False)] * 3 + [(False, True)] * 3
+    for half in (places[:3], places[3:]):
+        assert len({better.people[at] for at in half}) == 3
+    assert disagreement.chosen(better, better, 6) == []
+    assert disagreement.sheet(("a", better), ("b", other), [], []) is None
+
+
+def test_markdown_tables_keep_their_columns():
+    grid = Grid("", ["a", "b"], [["x|y", "1"]], best=frozenset({(0, 1)}))
+    assert grid_lines(grid) == ["| a | b |", "| :--- | ---: |", "| x\\|y | **1** |"]
+    assert plain("# Head\n\nIt goes\non.\n\n- **one**\n  more\n- `two`\n") == [
+        "Head", "It goes on.", "one more", "two",
+    ]  # fmt: skip
+    assert spread([]) == "–"
+    assert spread([2.0]) == "2.00"
+    assert spread([1.0, 3.0]) == "2.00 ± 1.41"
+
+
+def test_a_contrast_of_an_arm_without_runs_still_counts(recorded):
+    experiment, folders = recorded
+    wider = replace(
+        experiment, contrasts=(*experiment.contrasts, Contrast("later", "restyle-50%", "nobody"))
+    )
+    fewer, more = (gather(each, folders, resamples=200) for each in (experiment, wider))
+    assert more.compared[-1].found is None
+    assert more.compared[0].smallest > fewer.compared[0].smallest
+    assert more.compared[0].adjusted == pytest.approx(
+        min(1.0, fewer.compared[0].adjusted * 4 / 3), rel=1e-6
+    )
