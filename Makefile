@@ -33,4 +33,4 @@ lint: setup ## Check style and types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 clean: ## Remove the outputs of every stage; the stores in .cache and .dvc/cache stay
-	rm -rf data/ingested data/restyled data/screened data/captioned data/annotated data/checkpoints data/reports
+	rm -rf data/ingested data/described data/restyled data/screened data/captioned data/annotated data/checkpoints data/reports

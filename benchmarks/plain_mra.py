@@ -13,9 +13,9 @@ What the project's own code is timed against (`pretraining_step`, `reranking`) a
 
 Attention is torch's `scaled_dot_product_attention`, the kernel that the project's code uses too,
 with its image encoder; or, with ``attention="softmax"``, scores, mask, softmax and sum written out
-as in the release, image encoder included. The order of work is that of PAPERS A3, but for one
-thing: regions come after the whole image, so that one generator gives both sides the same
-negatives. The release's four processes are not imitated here.
+as in the release, image encoder included. The order of work is that of the release's
+models/model_retrieval.py, but for one thing: regions come after the whole image, so that one
+generator gives both sides the same negatives. The release's four processes are not imitated here.
 
 Shapes: B rows, L = max_tokens positions, P image tokens (token 0 is their mean), D width, E width
 of a feature, Q queries, K candidates, H heads, W windows, N tokens a window.

@@ -66,7 +66,7 @@ from tasks.store import ShardStore
 from tasks.world.batches import sample_batch
 
 PUBLISHED = 1_362_520
-"""Pictures that the paper made (PAPERS.md 1.2)."""
+"""Pictures that the paper made (sec. 3.2)."""
 TINY_BASE = "models/tiny/diffusion"
 TOLERANCE = {"fp32": 0.5, "bf16": 2.0}
 """Largest mean difference of both sides' pictures, in levels of 255, JPEG's included."""

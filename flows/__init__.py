@@ -1,14 +1,17 @@
-"""Prefect and DVC wiring: one thin flow a stage.
+"""What DVC runs and Prefect watches: a flow for every stage.
 
-    ingest@source ──┬────────────────► restyle ──► screen ──► caption ──► annotate ──► pretrain
-    ingest@target ──┼──► adapt ──────────┘                                                │
-                    ├───────────────────────────────────────────► finetune@target ◄───────┤
-                    └───────────────────────────────► evaluate@… ◄──────┴─────────────────┘
-                                                          └──► report
+    ingest@source ────────────────────► restyle ──► screen ──► caption ──► annotate ──► pretrain
+    ingest@target ──► [describe] ► adapt ──┘                                                │
+          │                          └──► gap ◄── ingest@source                             │
+          ├────────────────────────────────────────────► finetune@target ◄──────────────────┤
+          ├────────────────────────────────► evaluate@… ◄──────┴────────────────────────────┤
+          └────────────────────────────────► [reid@…] ◄─────────────────────────────────────┘
+                                    everything ──► report
 
-One word names a stage everywhere: ``dvc.yaml``, ``params.yaml``, ``flows/WORD.py``,
-``tasks/WORD.py``. A flow reads top-down: plan, map, gather, publish, report. Nothing here computes;
-the work is in `tasks`, which may import `models`, and neither imports this package.
+Stages in brackets run in some profiles only. A stage has the same name in ``dvc.yaml``, in
+``params.yaml``, here and in `tasks`. Each flow says from top to bottom which shards there are,
+which of them must be computed, and what is published and shown; the computing itself is in `tasks`,
+and below that in `models`, neither of which knows this package.
 """
 
 import gc

@@ -174,7 +174,7 @@ class Ablation:
             "direct": self.experiment.direct,
             "tuned": self.experiment.tuned,
             "root": str(self.workspace.root),
-            "commit": self._commit,
+            "commit": commit(),  # of the code as it is when the run starts
         }
         path = self.workspace.root / "orders" / f"{self.experiment.name}-{run.arm}-{run.seed}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -226,8 +226,39 @@ class Ablation:
             "of their arm, or as the file's `calibration` says.",
             "",
             *table(self.plan),
+            *self._power(),
         ]
         return "\n".join(lines) + "\n"
+
+    def _power(self) -> list[str]:
+        """Say how small a difference the stated contrasts would find, as far as one may assume."""
+        assumed, contrasts = self.experiment.assumed, self.experiment.contrasts
+        if assumed is None or not contrasts:
+            return []
+        from tasks.ablate.statistics import Components, planned  # scipy, which is slow to load
+
+        seeds = min(len(self.experiment.arms[each.better].seeds) for each in contrasts)
+        lines = [
+            "",
+            "## What it can find",
+            "",
+            f"The difference of fine-tuned R@1 that {len(contrasts)} contrasts, Holm-corrected,",
+            f"find with 80 % power from {assumed.people:,} test people. Assumed are standard",
+            f"deviations of {assumed.person:g} points between people, {assumed.rest:g} of a person",
+            "with a seed.",
+            "",
+            f"| points between seeds | {seeds} seeds | {2 * seeds} seeds |",
+            "|---|---|---|",
+        ]
+        for seed in (assumed.seed / 2, assumed.seed, assumed.seed * 1.5):
+            parts = Components(seed, assumed.person, assumed.rest)
+            found = [planned(parts, assumed.people, n, len(contrasts)) for n in (seeds, 2 * seeds)]
+            lines.append(f"| {seed:g} | " + " | ".join(f"{each:.1f}" for each in found) + " |")
+        lines += [
+            "",
+            f"The contrasts have {seeds} seeds. None is added after a look at results.",
+        ]
+        return lines
 
     def records(self) -> list[Path]:
         """Folders of the finished runs."""

@@ -186,8 +186,9 @@ def gap(folder: Path) -> None:
 def standing(name: str, evaluation: Path) -> None:
     """Show how an evaluation was done, and its figures among the published ones of its benchmark.
 
-    In the terminal and on the run's page. Nothing that a stage writes depends on published figures,
-    so they are imported here and not there.
+    Those are of models that were fine-tuned on the benchmark if this one was, and of models that
+    were not if this one was not. In the terminal and on the run's page. Nothing that a stage writes
+    depends on published figures, so they are imported here and not there.
 
     Args:
         name: The evaluation.
@@ -197,7 +198,6 @@ def standing(name: str, evaluation: Path) -> None:
     from rich.table import Table
 
     from tasks.evaluate.protocol import words
-    from tasks.published import RESULTS
     from tasks.report import published
     from tasks.report.gather import read_evaluation
     from tasks.report.records import MEASURES
@@ -213,17 +213,19 @@ def standing(name: str, evaluation: Path) -> None:
     table(f"protocol-{name}", [how], f"How {name} was evaluated")
     if reason := published.nothing_published(own):
         console.print(reason)
-    if own.benchmark not in RESULTS:
+    board = own.board
+    if reason or board is None:
         return
-    rows = published.standing(own.benchmark, [own])
-    shown = Table(title=f"{own.benchmark}: {name} among published figures, percent")
+    rows = published.standing(board, own.benchmark, [own])
+    title = f"{name} among published figures on {own.benchmark}, {board.words}"
+    shown = Table(title=f"{title}, percent")
     for heading in published.HEADER:
         shown.add_column(heading, justify="right" if heading in MEASURES else "left")
     for row in rows:
         shown.add_row(*row, style="bold" if row[-1] == published.OWN else None)
     console.print(shown)
     listed = [dict(zip(published.HEADER, row, strict=True)) for row in rows]
-    table(f"published-{name}", listed, f"{name} among published figures on {own.benchmark}")
+    table(f"published-{name}", listed, title)
 
 
 @_shown

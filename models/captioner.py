@@ -2,7 +2,7 @@
 
 `Captioner.caption` takes pixels and gives a sentence each. `HubCaptioner` loads any
 image-text-to-text model of transformers that has a processor, by hub name or folder: BLIP-2 as the
-paper does (PAPERS.md 1.4), BLIP, GIT, Florence-2, a chat model such as Qwen2-VL or LLaVA, or the
+paper does (sec. 3.2), BLIP, GIT, Florence-2, a chat model such as Qwen2-VL or LLaVA, or the
 shipped tiny `BlipForConditionalGeneration`.
 
 Unusual, two things. How a sentence is asked for and read off (`Decoding`) is given with every

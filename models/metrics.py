@@ -71,7 +71,7 @@ class QueryMetrics:
 def query_metrics(
     scores_QG: Tensor, query_ids_Q: Tensor, gallery_ids_G: Tensor, *, chunk: int = 1024
 ) -> QueryMetrics:
-    """Rank the gallery for every query (PAPERS A10).
+    """Rank the gallery for every query (release: eval.py).
 
     Args:
         scores_QG: The higher the better.
@@ -129,7 +129,7 @@ def from_ranks(rank_QM: Tensor, matches_Q: Tensor) -> QueryMetrics:
 def fill_candidates(logits_QK: Tensor, candidates_QK: Tensor, gallery: int) -> Tensor:
     """Matching logits of the candidates as rows over the gallery (Q, G).
 
-    Images that are not candidates get their row's lowest logit (PAPERS 1.9, 3).
+    Images that are not candidates get their row's lowest logit (release: eval.py).
 
     Args:
         logits_QK: Logit of class 1 for each candidate.
@@ -151,7 +151,7 @@ def fuse_scores(
     similarity_weight: float = 0.002,
     processes: int = 1,
 ) -> Tensor:
-    """The released mixture of matching and similarity scores (PAPERS 1.9, 3).
+    """The released mixture of matching and similarity scores (eval.py).
 
     Every matrix is scaled to [0, 1] by its own extremes over ALL queries; the result is the mean
     of the scaled matching scores + `similarity_weight` * scaled similarity.

@@ -4,7 +4,7 @@ accelerate joins the processes (`join`) and averages their gradients. Each encod
 batch. What compares rows (contrastive loss, negatives, BatchNorm in the heads) works on the rows of
 all, gathered with gradient; costly pairs are shared out. So the losses are those of one process
 with the same whole batch, whatever the number of processes; the release instead draws negatives
-and predicts words within each process (PAPERS 1.12). Alone, every function here gives back what it
+and predicts words within each process. Alone, every function here gives back what it
 got, and accelerate is not touched.
 
 Gradients: a process's backward pass gives the gradient of its own sum of losses, and the average is

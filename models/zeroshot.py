@@ -1,7 +1,7 @@
 """What a picture shows, by a model of pictures and texts and nothing but prompts.
 
 Each attribute of a person has a few possible values, each value a prompt; the likeliest value is
-the prompt that the picture is most like (UniPT, PAPERS.md 3.1). `ZeroShot` loads any CLIP-like
+the prompt that the picture is most like (UniPT, sec. 3). `ZeroShot` loads any CLIP-like
 model of transformers with two towers, CLIP and SigLIP among them, by hub name or folder, keeps the
 vectors of all prompts, and answers for whole batches: one matrix product, one softmax.
 

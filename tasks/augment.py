@@ -1,8 +1,8 @@
 """Augmentation of a batch of person images that keeps a region in the picture.
 
 Pretraining picks a region, pads the image, crops at random without cutting the region, flips,
-resizes, normalises and erases a rectangle (PAPERS.md 1.7); fine-tuning does the same without the
-crop; evaluation only resizes.
+resizes, normalises and erases a rectangle (release: dataset/pretrain_dataset.py); fine-tuning does
+the same without the crop; evaluation only resizes.
 
 What is unusual: every decision for a whole batch comes from rows of uniform numbers, one drawn from
 each item's own seed, and is made at once. Crop, padding and bicubic resize are Pillow's, as in the

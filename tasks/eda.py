@@ -2,7 +2,7 @@
 
 Two users: fine-tuning gives every caption one lightly changed twin (alpha 0.1), and the paper's
 ``generate`` mode of restyling expands every caption to 20 prompts (alpha 0.5, five of each
-operation, 19 kept, and the caption itself; PAPERS.md 1.2 and A5).
+operation, 19 kept, and the caption itself; sec. 3.2, release: dataset/eda.py).
 
 What is unusual: everything is drawn from a generator that the caller seeds from a uid, candidates
 are sorted before a draw, and the lexicon is named by a parameter, so a prompt is the same on every
@@ -238,7 +238,7 @@ def expand_prompts(
     alpha: float = 0.5,
     variants: int = 20,
 ) -> list[Variant]:
-    """Expand a caption to the prompts of the paper's text-to-image mode (PAPERS.md 1.2).
+    """Expand a caption to the prompts of the paper's text-to-image mode (sec. 3.2).
 
     Args:
         caption: The caption, kept as the last prompt, unchanged.

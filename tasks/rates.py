@@ -1,7 +1,7 @@
 """Learning rates: of every parameter, and at every step.
 
-Group and schedule rules are the release's (PAPERS.md 1.8, A1); which expressions name which rate is
-a parameter.
+Group and schedule rules are the release's (of groups: optim.py); which expressions name which rate
+is a parameter.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """SDA's released annotation layout, to and from a row of the ``annotated`` table.
 
-An entry (PAPERS.md 1.4) is ``{"image", "boxes", "logits", "phrases", "caption", "image_id"}``: the
+An entry (MRA's README) is ``{"image", "boxes", "logits", "phrases", "caption", "image_id"}``: the
 three lists run in parallel, one element a region, boxes as (cx, cy, w, h) in [0, 1]. It holds the
 regions, so phrases without one and refused boxes stay behind; numbers are written so that they
 read back as the same 32-bit floats.
@@ -87,7 +87,8 @@ def to_sda_counted(
 def thick_enough(box: Sequence[float], width: int, height: int) -> bool:
     """Whether a box still has a width and a height where it is cut to whole pixels.
 
-    The released loader turns boxes into pixels by ``int()`` and then asserts both (PAPERS.md 1.12).
+    The released loader turns boxes into pixels by ``int()`` and then asserts both
+    (dataset/pretrain_dataset.py).
 
     Args:
         box: cx, cy, w, h as shares of the picture.

@@ -38,7 +38,7 @@ Cleaning = Literal["raw", "alphanumeric"]
 
 
 def clean_caption(caption: str, cleaning: Cleaning, max_words: int) -> str:
-    """Clean a caption as the release does (PAPERS.md 1.7).
+    """Clean a caption as the release does.
 
     Args:
         caption: Any text.
@@ -54,7 +54,7 @@ def clean_caption(caption: str, cleaning: Cleaning, max_words: int) -> str:
 
 @dataclass(frozen=True)
 class Masking:
-    """How pieces are chosen and replaced (PAPERS.md A4)."""
+    """How pieces are chosen and replaced (release: dataset/retrieval_dataset.py)."""
 
     share: float = 0.25
     """Share of the positions to predict."""

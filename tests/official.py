@@ -1,6 +1,6 @@
 """Miniatures of the three benchmarks as their authors give them out, for tests.
 
-Layouts, key names, numbering and habits are those of the real datasets (PAPERS.md 4.2), and so is
+Layouts, key names, numbering and habits are those of the real datasets, and so is
 what trips readers up: CUHK-PEDES has pictures with three captions and people with one picture, the
 folder names of ICFG-PEDES are not its splits, RSTPReid numbers people from 0. Only the people are
 the drawn ones of `tasks.world`, and there are a few dozen of them.

@@ -1,6 +1,6 @@
 """The frozen base of DaD: any model in Stable Diffusion's folder layout, by path or hub name.
 
-One loader for Stable Diffusion 1.5 (the paper's base, PAPERS.md 1.1), 2.x, their fine-tunings and
+One loader for Stable Diffusion 1.5 (the paper's base, sec. 3.1), 2.x, their fine-tunings and
 the tiny model that the repository ships. Weights are kept in float32 whatever they are stored in,
 and the precision of the arithmetic is autocast's (`Base.autocast`): latents and the sampler's
 sums stay exact. No safety checker is loaded: the data are street pictures of clothed people, and

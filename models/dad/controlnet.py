@@ -1,6 +1,6 @@
 """The trainable half of DaD: a ControlNet fed with a white image, and its training objective.
 
-PAPERS.md 1.1 (paper section 3.1): copies of the base's encoder blocks are trained, the base stays
+MRA's paper, sec. 3.1: copies of the base's encoder blocks are trained, the base stays
 frozen, and the control image is always completely white. So the control says nothing about the
 picture; the copies learn what every picture of the target domain has in common, its look.
 

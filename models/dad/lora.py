@@ -1,6 +1,6 @@
 """DaD's light form: low-rank updates of the attention of the base's UNet (LoRA), through peft.
 
-The paper trains a ControlNet (PAPERS.md 1.1); this is the alternative of ``adapt.method: lora``. To
+The paper trains a ControlNet (sec. 3.1); this is the alternative of ``adapt.method: lora``. To
 each query, key, value and output projection W of the UNet's attention a product of two thin
 matrices is added, W + scale * alpha / rank * B A, and only A and B are trained: a few megabytes
 where a ControlNet of Stable Diffusion has 1.4 GB. B starts at zero, so an untrained one changes

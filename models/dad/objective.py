@@ -1,10 +1,10 @@
 """The training objective of DaD: a frozen base, an adapter that learns, and the denoising loss.
 
-PAPERS.md 1.1 (paper section 3.1): the ordinary mean squared error of what the base predicts. An
-objective is model plus loss in one module, so the loop knows neither whether it trains a ControlNet
+MRA's paper, sec. 3.1: the ordinary mean squared error of what the base predicts. Whoever optimises
+it calls it with a batch and gets a loss; whether a ControlNet learns
 (`models.dad.controlnet.ControlNetObjective`, the paper's) or a LoRA
-(`models.dad.lora.LoraObjective`), nor what the base predicts: noise (Stable Diffusion 1.5),
-velocity (2.x, the shipped one), or the clean latents.
+(`models.dad.lora.LoraObjective`), and whether the base predicts noise (Stable Diffusion 1.5),
+velocity (2.x, the shipped one) or the clean latents, stays in here.
 
 What is unusual: everything runs in evaluation mode, so nothing random happens in here, and a step
 follows from its arguments alone.

@@ -1,7 +1,7 @@
 """Pictures in the target's look, in batches: image to image and text to image through DaD.
 
 `Restyler.restyle` is image to image (the source picture is noised up to ``strength`` and denoised
-through DaD, PAPERS.md 1.1 for the network; image to image is this project's way of keeping the
+through DaD, sec. 3.1 for the network; image to image is this project's way of keeping the
 content), `Restyler.generate` is the paper's text to image. The results are those of diffusers'
 ControlNet pipelines with one generator a picture (tests hold them against each other, every
 sampler); what is left out is in `models.dad.denoiser`.

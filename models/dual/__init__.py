@@ -1,6 +1,6 @@
 """The dual encoder: an image and a text encoder whose features are compared, nothing more.
 
-UniPT's road (PAPERS 3). `DualEncoder` is the model, `DualConfig` its sizes, `dual_config` reads
+UniPT's road (ICCV 2023). `DualEncoder` is the model, `DualConfig` its sizes, `dual_config` reads
 them off starting weights; `pretraining` and `finetuning` hold what trains it.
 """
 

@@ -1,6 +1,6 @@
 """What fine-tunes a dual encoder on people whose identity is known.
 
-L = L_id + L_rk + granularity_weight L_pgu (UniPT, ICCV 2023, sec. 4.2; PAPERS 3.3), L_pgu being
+L = L_id + L_rk + granularity_weight L_pgu (UniPT, ICCV 2023, sec. 4.2), L_pgu being
 L_id + L_rk once more on the parts of `granularity`. The authors released no fine-tuning; where the
 paper is silent, LGUR's code (same first author) is followed, see docs/unipt.md. Ours: L_rk may be a
 mean, and a contrastive loss may stand beside it, without which encoders that pretraining has not

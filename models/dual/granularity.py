@@ -3,7 +3,7 @@
 An image has many small tokens, a text few and coarse ones. A fixed set of learnable queries, the
 same for both, asks either for the same parts, so that part k of an image compares with part k of a
 text. UniPT fine-tunes with it (ICCV 2023, sec. 4.2); what it is made of is in LGUR's public code
-(ACM MM 2022; PAPERS 3.3). What of LGUR is left out, and why, is in docs/unipt.md.
+(ACM MM 2022). What of LGUR is left out, and why, is in docs/unipt.md.
 
 What is unusual: ranking may use the parts (`GranularityConfig.ranks`), so the module belongs to the
 model and its checkpoint, and `DualEncoder.encode_image` and `encode_text` give what `feature` made.

@@ -1,6 +1,6 @@
 """A dual encoder: images and texts to features that are compared by their cosine.
 
-UniPT (PAPERS 3.2): each token of either encoder goes through one linear map (a 1x1 convolution),
+UniPT (sec. 4.1): each token of either encoder goes through one linear map (a 1x1 convolution),
 and the feature is the largest value of every channel over the tokens. Pads are left out of it; the
 released code takes them in, so that there a text's feature depends on its padding. With CLIP's two
 towers the feature is CLIP's own (`DualConfig.pooling`): the class token's and the end token's

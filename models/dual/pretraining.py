@@ -1,6 +1,6 @@
 """What pretrains a dual encoder: UniPT's InfoNCE plus masked words predicted from the text alone.
 
-L = L_con + mlm_weight L_mlm (ICCV 2023, sec. 4.1; PAPERS 3.2). The calling convention is that of
+L = L_con + mlm_weight L_mlm (ICCV 2023, sec. 4.1). The calling convention is that of
 `models.mra.objectives`, so the training loop does not know which of them it trains. What of the
 released code is left out is in docs/unipt.md.
 

@@ -107,7 +107,7 @@ def resize_positions(
 ) -> Tensor:
     """A ViT's position table for another grid.
 
-    Bicubic, as timm and transformers do it; UniPT's code does it bilinearly (PAPERS 3.2).
+    Bicubic, as timm and transformers do it; UniPT's code does it bilinearly.
 
     Args:
         table_1PD: Positions of the tokens in front, then of the patches in raster order.

@@ -51,7 +51,7 @@ class Reading:
 
     double_heads: bool
     """The contrastive heads learn at twice the rate (what the release's `lr_x` is for). In the
-    released code the setting is dead (PAPERS 1.8)."""
+    released code the setting is dead (optim.py)."""
 
     local_negatives: bool
     """Hard negatives come from a row's own chunk of the batch (released, where a chunk is what one
@@ -65,12 +65,12 @@ class Reading:
     shared_contrast: bool
     """The gradient of ITC and RPC is divided by the number of chunks on its way into heads and
     encoders; their values and the temperature's gradient are not (released: gathering hands back
-    a device's own slice, and DDP averages; PAPERS 1.9)."""
+    a device's own slice, and DDP averages)."""
 
     score_processes: int
     """Processes of the evaluation whose fused score is imitated: with more than one, filler rows
     take part in the scaling of scores, which weighs the contrastive part about four hundred times
-    more (released: 4; PAPERS 1.9). The model does not score; whoever evaluates reads this."""
+    more (released: 4; eval.py). The model does not score; whoever evaluates reads this."""
 
     region_heads: bool
     """Regions and phrases have contrastive heads of their own (the paper's "different MLPs"),

@@ -21,7 +21,7 @@ def positive_targets(
 ) -> Tensor:
     """Soft targets (B, N): all keys of the same id share the row, the rest is smoothed.
 
-    t = (1 - eps) * same / sum(same) + eps / N (PAPERS 1.6). Every row's own key is among the N.
+    t = (1 - eps) * same / sum(same) + eps / N. Every row's own key is among the N.
     """
     same = (row_ids_B[:, None] == column_ids_N[None, :]).float()
     targets = same / same.sum(1, keepdim=True)
@@ -46,7 +46,7 @@ def contrastive_loss(
         ids_B: Rows with equal ids are positives of each other.
         label_smoothing: eps of `positive_targets`.
         share: What the gradient is divided by on its way into the features; the temperature's is
-            not, and neither is the value (PAPERS 1.9).
+            not, and neither is the value.
     """
     if share > 1:
         image_BE, text_BE = _divide_gradient(image_BE, share), _divide_gradient(text_BE, share)
@@ -98,9 +98,10 @@ def hard_negatives(
 ) -> Negatives:
     """Draw one image for every text and one text for every image, likelier if more similar.
 
-    The weights are softmax(cos / temperature) + 1e-5, 0 for the same id (PAPERS 1.6, A3). All rows
-    are drawn at once, on the generator's device, so the draw depends on the generator alone.
-    Where there is one id only, the released code fails; here such rows are marked.
+    The weights are softmax(cos / temperature) + 1e-5, 0 for the same id (release:
+    models/mra.py). All rows are drawn at once, on the generator's device, so the draw depends on
+    the generator alone. Where there is one id only, the released code fails; here such rows are
+    marked.
 
     Args:
         image_BE: Normalised image (or region) features.

@@ -13,7 +13,7 @@ def patch_mask(boxes_B4: Tensor, image_size: tuple[int, int], stride: int) -> Te
     """Which image tokens a box touches: from floor(start / stride) to ceil(end / stride).
 
     At least one row and one column belong to every box, and nothing lies outside the grid
-    (PAPERS 1.7; compared with the released masks in the tests).
+    (compared with the released masks in the tests).
 
     Args:
         boxes_B4: Boxes (x, y, width, height) in pixels of the encoded image, x and y top left.

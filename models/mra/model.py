@@ -5,8 +5,8 @@ D width (image or text), E width of the contrastive feature, R pairs.
 
 An image and a text each become tokens and one normalised feature; features are compared by their
 cosine (ITC), tokens by the fusion encoder, whose [CLS] the matching head judges (ITM). The
-architecture is PAPERS 1.5; `MRAConfig.reading` says where the paper's text and where the released
-code is followed. What trains it is in `objectives`.
+architecture is the paper's sec. 4; `MRAConfig.reading` says where the paper's text and where the
+released code is followed. What trains it is in `objectives`.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class MRA(RetrievalModel):
 
         Under the paper's reading it is the image feature's own pooling over the region's tokens,
         so a region that is the whole image has the image's feature. The released stripe head pools
-        the whole image whatever the region (PAPERS 1.6 a).
+        the whole image whatever the region (its models/mra.py).
 
         Args:
             tokens_BPD: Tokens of `encode_image`, token 0 included.

@@ -1,7 +1,7 @@
-"""What trains an MRA: model plus losses in one module, so the loop does not know which it trains.
+"""What trains an MRA: a module around the model that turns a batch into losses.
 
 `PretrainObjective`: ITC + ITM + MLM + beta (RPC + RPM). `FinetuneObjective`: ITC + ITM + MLM, and
-ITC and ITM again with an EDA-edited text (PAPERS 1.6). Both take a batch of tensors and return
+ITC and ITM again with an EDA-edited text. Both take a batch of tensors and return
 named losses, weights applied, and their sum under "loss". What they share is in `step.py`.
 
 Shapes: B rows, L word pieces (one L for `ids` and `masked_ids`, another for regions and EDA),

@@ -15,7 +15,7 @@ def stripe_weights(mask_BL: Tensor, stripes: int = STRIPES) -> Tensor:
     """Weights that average the masked-in tokens of each row in `stripes` runs.
 
     Token i of the n that count belongs to stripe s where floor(s n / S) <= i < ceil((s + 1) n / S),
-    the rule of `torch.nn.AdaptiveAvgPool1d`, which this is for a full mask (PAPERS 1.5).
+    the rule of `torch.nn.AdaptiveAvgPool1d`, which this is for a full mask.
     With n < S a token serves several stripes; a row without any token gets zeros.
 
     Args:

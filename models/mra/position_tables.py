@@ -4,7 +4,7 @@ Shapes: T = (2 * window - 1) ** 2 rows of a table, A heads.
 
 The released model widens tables as BEiT does: the source offsets are spread on a geometric
 progression, so that near offsets stay near and far ones are stretched, and a bicubic spline is read
-at the whole offsets of the new window (PAPERS A8).
+at the whole offsets of the new window (release: models/swin_transformer.py).
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@ Shapes: B texts, G images, R pairs, L word pieces, P image tokens, D text width,
 A heads, E width of a head.
 
 Layers below `text_layers` are transformers' own BertLayer. Those above insert a cross-attention
-between self-attention and feed-forward layer (PAPERS 1.5), with keys and values of the image's
-width. Parameter names are those of BertForMaskedLM plus `crossattention`, which are also the
-released names.
+between self-attention and feed-forward layer (release: models/bert.py), with keys and values of
+the image's width. Parameter names are those of BertForMaskedLM plus `crossattention`, which are
+also the released names.
 
 The work of a pair is shared where it can be: an image's keys and values are computed once
 (`image_keys`) and a text's first self-attention once, however many pairs they are in; the last

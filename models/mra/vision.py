@@ -6,7 +6,7 @@ What differs from `transformers.SwinModel`:
 - each stage has its own window, fitted to its grid. The stock class builds every stage with one
   window and shrinks it while running, after which its position table no longer matches;
 - stochastic depth covers the MLP branch too, as in the original Swin (stock: attention only);
-- the output is the normalised tokens with their mean PREPENDED as token 0 (PAPERS 1.5);
+- the output is the normalised tokens with their mean PREPENDED as token 0;
 - the mask of shifted windows is made once a grid, not once a call.
 
 Parameter names are the stock ones; `starting.py` reads any Swin folder.

@@ -71,6 +71,20 @@ class Calibration:
 
 
 @params
+class Assumed:
+    """What the plan assumes of the difference of two arms, in percentage points of rank-1."""
+
+    people: Positive
+    """Test people."""
+    seed: PositiveFloat
+    """Standard deviation of what a seed adds for everybody."""
+    person: PositiveFloat
+    """Of what a person adds with every seed."""
+    rest: PositiveFloat
+    """Of what only a person with a seed has."""
+
+
+@params
 class ExperimentParams:
     """The file."""
 
@@ -92,6 +106,8 @@ class ExperimentParams:
     """By name, stated before anything is run."""
     calibration: Calibration | None = None
     """For the plan."""
+    assumed: Assumed | None = None
+    """For the plan: what decides how small a difference would be found."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +156,7 @@ class Experiment:
     arms: Mapping[str, Arm]
     contrasts: tuple[Contrast, ...]
     calibration: Calibration | None
+    assumed: Assumed | None
     base: Mapping[str, Any]
     """The profile."""
 
@@ -199,6 +216,7 @@ def read_experiment(path: Path) -> Experiment:
         arms=arms,
         contrasts=contrasts,
         calibration=told.calibration,
+        assumed=told.assumed,
         base=base,
     )
 

@@ -24,6 +24,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import torch
 
 from tasks.ablate.workspaces import RESULT
 from tasks.checkpoints import TRAINING_FILE
@@ -44,6 +45,8 @@ from tasks.training import Row
 log = logging.getLogger(__name__)
 
 METRICS = ("R1", "R5", "R10", "mAP", "mINP")
+SEEN = ("pairs", "people", "regions", "skipped", "steps", "epochs")
+"""What a training's record counts."""
 SPENT = "spent.json"
 _EVERY = 10.0
 """Seconds between notes of the time used."""
@@ -215,6 +218,9 @@ class Worker:
             "commit": self.order.commit,
             "key": folder.name,
             "core_seconds": seconds,
+            "pretraining": learned(start),
+            "fine_tuning": learned(tuned) if tuned else None,
+            "torch": torch.__version__,
             **found,
             "curve": curve(tuned) if tuned else [],
         }
@@ -232,7 +238,10 @@ class Worker:
             memory=runtime().memory_mb << 20,
         )
         pq.write_table(query_rows(found.queries), table)
-        return {name: float(found.metrics[name]) for name in METRICS}
+        by_features = found.metrics["itc"]
+        return {name: float(found.metrics[name]) for name in METRICS} | {
+            f"features {name}": float(by_features[name]) for name in METRICS
+        }
 
     def _measure_tuned(self, run: EvaluationRun, tuned: Path, folder: Path) -> dict[str, Any]:
         honest = self._measure(run, tuned, folder / "tuned.parquet")
@@ -278,7 +287,7 @@ def _spent(folder: Path) -> float:
 
 def query_rows(queries: pa.Table) -> pa.Table:
     """A row a query as records have it; the rank of a query without a match is null."""
-    rank = queries["first_rank"]
+    rank, before = queries["first_rank"], queries["itc_first_rank"]
     return pa.table(
         {
             "uid": queries["uid"],
@@ -287,9 +296,19 @@ def query_rows(queries: pa.Table) -> pa.Table:
             "rank_of_first": pc.if_else(pc.greater(rank, 0), rank, pa.scalar(None, rank.type)),
             "ap": queries["ap"],
             "inp": queries["inp"],
+            "features_rank_of_first": pc.if_else(
+                pc.greater(before, 0), before, pa.scalar(None, before.type)
+            ),
+            "features_ap": queries["itc_ap"],
             "top": queries["top10"],
         }
     )
+
+
+def learned(checkpoint: Path) -> dict[str, Any]:
+    """How much a training has seen: pairs, steps and whatever else it counts."""
+    told = json.loads((checkpoint / TRAINING_FILE).read_bytes())
+    return {name: told[name] for name in SEEN if name in told}
 
 
 def kept_epoch(checkpoint: Path) -> int:

@@ -174,7 +174,7 @@ def beside(results: Results, where: str) -> Iterator[Grid]:
     if rows:
         text = (
             f"Theirs, for the contrasts stated here: {paper.NAME}, points of R@1 on "
-            f"{paper.CORPUS}; one run each, without an interval."
+            f"{paper.CORPUS}; without an interval, of how many runs it does not say."
         )
         header = ["contrast", "", "in the paper"]
         yield Grid(text, header, rows, text=frozenset({0, 1, 2}), narrow=True)

@@ -1,4 +1,4 @@
-"""Train DaD: an adapter that learns the target's look from its train split (PAPERS.md 1.1).
+"""Train DaD: an adapter that learns the target's look from its train split (MRA's paper, sec. 3.1).
 
 The base stays frozen. With ``method: controlnet``, the paper's, the control image is white, so what
 is trained is one adapter for one domain; ``method: lora`` is the light alternative. What the paper

@@ -1,6 +1,6 @@
 """Which proposed boxes stay, and why the others do not.
 
-The paper draws a "bbox filtering" and never defines it (PAPERS.md 1.4); here it is written down as
+The paper draws a "bbox filtering" and never defines it (fig. 2); here it is written down as
 `tasks.annotate.reasons.REASONS`. Nothing is dropped: a refused box stays in its row with the
 reason. What comes out depends neither on the order in which the boxes come nor on whether they have
 been through the filter before.

@@ -1,7 +1,7 @@
 """The mirrored picture: asked for the same things, its boxes mirrored back (``annotate.flips``).
 
-The paper's ablation detects on flipped pictures too (v1 and v3 of the table of losses, PAPERS.md
-1.10). In a mirror the right hand is a left one, so the words change sides with the picture.
+The paper's ablation detects on flipped pictures too (v1 and v3 of its table of losses). In a mirror
+the right hand is a left one, so the words change sides with the picture.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The paper feeds picture and caption to Grounding DINO (thresholds 0.35/0.35) and keeps boxes,
 confidences and phrases; its figure shows a "bbox filtering" that the text never defines
-(PAPERS.md 1.4). Here a parser finds the phrases first, unless the section says otherwise, so that
+(secs. 3.2, 3.3). Here a parser finds the phrases first, unless the section says otherwise, so that
 every box has one with a span, a proposer behind `models.regions.proposals.RegionProposer` finds the
 boxes, and the filter is written down: `tasks.annotate.boxes`.
 

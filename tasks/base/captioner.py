@@ -1,9 +1,8 @@
 """Train the tiny captioner that the repository ships: ``models/tiny/captioner/``.
 
 It stands where BLIP-2 stands in the paper, by BLIP's own class and folder layout, and writes the
-plain style of the source captions: gender, hair, hat, upper and lower garment, shoes, bag. It has
-seen the world's source look and random other looks (``training.json`` beside the weights records
-it).
+plain style of the source captions: gender, hair, hat, upper and lower garment, shoes, bag. It was
+shown drawings in the source look and in random looks (``training.json`` beside the weights).
 
 Unusual: BLIP's vision tower takes square pictures by its config, people are not square. Its
 position table is read from the front, and nothing checks the shape, so 96 x 48 pixels are 72

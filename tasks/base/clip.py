@@ -1,6 +1,6 @@
 """Train the tiny CLIP that the repository ships: ``models/tiny/clip/``.
 
-It stands where CLIP ViT-B/16 stands in UniPT (PAPERS.md 3.1), by CLIP's own classes and folder
+It stands where CLIP ViT-B/16 stands in UniPT (ICCV 2023, sec. 3), by CLIP's own classes and folder
 layout: what `caption.method: clip_attributes` asks of a picture in the built-in world. It has seen
 drawings in the source look and in random other looks, never the target's cameras or people
 (``training.json`` beside the weights records it).

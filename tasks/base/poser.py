@@ -1,8 +1,8 @@
 """Train the tiny pose model that the repository ships: ``models/tiny/poser/``.
 
 It stands where ViTPose stands in the full profile, by the same class: a plain vision transformer
-and a light decoder that gives one heatmap a joint. It has seen the world's source look and random
-other looks (``training.json`` beside the weights records it).
+and a light decoder that gives one heatmap a joint. It was shown drawings in the source look and in
+random looks (``training.json`` beside the weights).
 
 Unusual: the drawings always show whole people, and a screen must notice the others; a network that
 sees nothing else learns where joints usually are and finds them in noise. So training pictures

@@ -4,8 +4,8 @@ They stand where ImageNet's Swin-B and bert-base-uncased stand in the full profi
 layouts of transformers. What they know is meant to be as general: the Swin has sorted drawings by
 *coarse* attributes (colour families of the two garments, their kinds, man or woman) and has
 never been asked for a bag, a hat or a shoe; the BERT has filled gaps in captions of both styles
-about people drawn for the purpose. Both have seen the world's source look and random other looks
-only, never the target's cameras or people; ``training.json`` beside the weights records it.
+about people drawn for the purpose. What either was shown is in ``training.json`` beside its
+weights: drawings in the source look and in random looks, none by a target camera or of its people.
 
     python -m tasks.base.retrieval text --out models/tiny/bert
     python -m tasks.base.retrieval vision --work /tmp/base --out models/tiny/swin

@@ -2,7 +2,7 @@
 
 A generated picture does not quite show what its prompt says, and twenty prompts made from one
 sentence repeat each other. The paper throws the prompts away and describes every kept picture
-anew with BLIP-2 (PAPERS.md 1.4); here any image-text-to-text model of transformers does.
+anew with BLIP-2 (sec. 3.2); here any image-text-to-text model of transformers does.
 
 One instruction gives one kind of sentence, and people do not write one kind: with several
 `styles`, each caption of a picture is asked for in another one. docs/captioning.md says what that

@@ -67,7 +67,7 @@ class CaptionerParams:
 
 @params
 class AttributesParams:
-    """Method ``clip_attributes``: likeliest attributes, and templates (UniPT, PAPERS.md 3.1)."""
+    """Method ``clip_attributes``: likeliest attributes, and templates (UniPT, sec. 3)."""
 
     model: str
     """Model of pictures and texts with two towers, CLIP or SigLIP: a hub name or folder."""

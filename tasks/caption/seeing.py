@@ -1,6 +1,6 @@
 """Captions by attributes: ask a model of pictures and texts what it sees, and say that.
 
-UniPT's way (PAPERS.md 3.1) to a caption for a picture that nobody described. Divide: 14 attributes
+UniPT's way (its sec. 3) to a caption for a picture that nobody described. Divide: 14 attributes
 with their values (`vocabulary`). Conquer: the picture is compared with a prompt for every value
 (`models.zeroshot`); a required attribute has the likeliest value, an optional one is kept only
 where its likeliest value is likelier than a threshold and is not that there is none. Combine:

@@ -4,9 +4,9 @@ Three methods. `captioner` describes every picture anew with a model that speaks
 `clip_attributes` asks a model of pictures and texts for 14 attributes and puts them into sentences
 (`seeing`, `writing`; UniPT); `keep` keeps the words that the picture came with.
 
-Unusual: batches are cut inside a shard and the last one is filled up, so a shard that is computed
-again after a kill is computed exactly as before; which style or template a caption has and what
-sampling draws depend on the picture's uid and the seed alone.
+Unusual: no batch spans two shards, and which pictures share one follows from the shard alone, so
+what a kill interrupts comes out the same the second time; which style or template a caption has and
+what sampling draws depend on the picture's uid and the seed alone.
 
     speaker = load_captioner(params.captioner.model, device)  # or load_reader, or None with keep
     captioned = caption_table(restyled_joined_with_screened, speaker, params)

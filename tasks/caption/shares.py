@@ -1,6 +1,6 @@
 """What a set of pseudo texts says: which attributes, how often, in how many words and templates.
 
-The shares of the optional attributes stand beside those of LUPerson-T (PAPERS.md 3.1): 38 % of all
+The shares of the optional attributes stand beside those of LUPerson-T (UniPT, sec. 3): 38 % of all
 optional attributes there are bags. They tell at a glance whether a threshold, a model or a file of
 attributes sees something else than UniPT's did: on other pictures they will differ, but a set of
 which every second text names an umbrella was not taken in the rain.

@@ -1,6 +1,6 @@
 """The sentences that attributes are put into: a grammar of templates with blanks.
 
-UniPT's authors wrote 456 templates by hand and published two (PAPERS.md 3.1). Here templates are
+UniPT's authors wrote 456 templates by hand and published two (sec. 3). Here templates are
 composed. A *frame* says what every caption says: who it is, the clothes, the action, the hair, in
 one of some ways to begin, to join the clothes and to bring in the hair. A *tail* says what the
 person carries and wears besides, in one of some ways. A template is a frame with a tail and has a

@@ -1,6 +1,6 @@
 """The words of `method: clip_attributes`: what may be seen on a person, asked for and said.
 
-UniPT (PAPERS.md 3.1) knows 14 attributes of a person, six of which every caption names. The values
+UniPT (its sec. 3) knows 14 attributes of a person, six of which every caption names. The values
 that each may have, how a prompt asks for them and how a sentence names them stand in a YAML file
 that a user edits for an own domain; here it is read, checked and multiplied out.
 

@@ -1,6 +1,6 @@
 """What ingestion found out about a dataset, for the report and for a curator.
 
-Split statistics are compared with the published ones (PAPERS.md 4.1), because copies of the
+Split statistics are compared with the published ones, because copies of the
 benchmarks differ: RSTPReid's file carries 3,901/100/100 people where the paper says
 3,701/200/200, and a result on one says nothing about the other. Captions that several people
 share (RSTPReid has many) are false negatives of training and evaluation alike, so they are listed.

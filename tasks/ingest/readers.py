@@ -2,7 +2,7 @@
 
 A reader translates names and nothing more: what it yields is unchecked (`tasks.ingest.plan`
 checks it), so a new layout is a dozen lines under ``@register``. Layouts and their quirks are
-those of the releases (PAPERS.md 1.4, 2.1, 3.1, 4.2, 4.3):
+those of the releases:
 
 - CUHK-PEDES and ICFG-PEDES share keys; ICFG writes splits in capitals, and its folders named
   train and test are MSMT17's, not the split; identities start at 1 in CUHK, at 0 elsewhere;

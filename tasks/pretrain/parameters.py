@@ -1,7 +1,8 @@
 """Section ``pretrain``: what is trained (a model), by what (an objective) and how.
 
-Two roads, and each is a model with an objective of its own: ``mra`` with regions (PAPERS.md part
-1), and ``dual``, UniPT's two encoders, with ``unipt`` (part 3). A key ``kind`` says which.
+Two roads, and each is a model with an objective of its own: ``mra`` with regions (arXiv
+2507.10195), and ``dual``, UniPT's two encoders, with ``unipt`` (ICCV 2023). A key
+``kind`` says which.
 """
 
 from __future__ import annotations
@@ -87,7 +88,8 @@ class MraLosses:
     kind: Literal["mra"]
     """MRA's, with regions."""
     region_weight: NonNegativeFloat
-    """beta, the weight of the region losses; 0 leaves them out."""
+    """beta, the weight of the region losses; 0 leaves them out, and still crops pictures around a
+    drawn region where annotations have any (captions alone: whole pictures)."""
     padding: NonNegative
     """Black border before the box-preserving crop, in pixels of the stored picture."""
 

@@ -153,22 +153,27 @@ def _objective(model: RetrievalModel, section: PretrainParams) -> nn.Module:
 
 
 def _wants_regions(losses: MraLosses | UniptLosses, annotations: Path | None) -> bool:
-    """Whether pairs come with a region.
+    """Whether pairs come with a region: MRA's do wherever there are any.
+
+    Also at weight 0: a picture is cropped around a drawn region, and whoever compares weights wants
+    to change nothing else.
 
     Raises:
         PedAlignError: They should, and nothing has any.
     """
-    if not isinstance(losses, MraLosses) or losses.region_weight == 0:
+    if not isinstance(losses, MraLosses):
         return False
     held = read_manifest(annotations).schema_name if annotations else None
-    if held != "annotated":
+    if held == "annotated":
+        return True
+    if losses.region_weight > 0:
         raise PedAlignError(
             f"pretrain.objective.region_weight is {losses.region_weight}, and there are no "
             f"annotations ({annotations or 'no folder'}{f' is {held}' if held else ''})",
             "region losses need phrases and boxes",
             "run the annotate stage and name its folder, or set region_weight to 0",
         )
-    return True
+    return False
 
 
 def _preparation(

@@ -46,8 +46,8 @@ class ReidParams:
     mirror: bool
     """Whether a picture's feature is that of it and its mirror image together, in evaluation."""
     select: Literal["last", "val"]
-    """Which epoch's weights are kept: the ``last``, as published, or that of the highest mAP on
-    the ``val`` split."""
+    """Which epoch's weights are kept: the ``last``, or that of the highest mAP on the ``val``
+    split."""
     training: TrainingParams
     """How to optimise."""
 

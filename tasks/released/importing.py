@@ -50,7 +50,7 @@ PIXELS = {
     "rstp": ((0.27722597, 0.26065794, 0.3036557), (0.2609547, 0.2508087, 0.25293276)),
 }
 """Mean and deviation by which a release normalises pixels: CLIP's in MRA (and in this project),
-the dataset's own in APTM (PAPERS 2.3)."""
+the dataset's own in APTM's configs."""
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 TYPICAL = (2, 4)
-"""Regions of a picture in the paper's data, "typically" (PAPERS.md 1.4)."""
+"""Regions of a picture in the paper's data, "typically"."""
 
 BINS = 20
 """Bars of the histogram of confidences, from 0 to 1."""

@@ -1,7 +1,7 @@
 """What `restyle` is to make of a shard: a list of rows with their prompts, and those it refuses.
 
 Which rows there are follows from the mode (see `tasks.restyle.shard`): one a source picture, or in
-mode ``generate`` one a caption of the train split and each of its EDA versions (PAPERS.md 1.2:
+mode ``generate`` one a caption of the train split and each of its EDA versions (sec. 3.2:
 68,126 captions and 20 prompts of each give 1,362,520). A row that cannot be made is listed with its
 reason and goes on as a rejected one; none is lost.
 """

@@ -4,7 +4,7 @@
 
 - ``restyle``: each picture through DaD image to image with its first caption as the prompt; the
   content stays, the look changes. One row ``<uid>.r0`` a picture.
-- ``generate``: the paper's way (PAPERS.md 1.2): every caption of the train split and its EDA
+- ``generate``: the paper's way (sec. 3.2): every caption of the train split and its EDA
   versions, text to image. Rows ``<uid>.g00``, ``<uid>.g01``, and so on. The other splits' captions
   are what is evaluated on: their rows pass through as rejected ones.
 - ``colours``: the source with the colour statistics of target pictures, without any diffusion.
@@ -12,11 +12,12 @@
 - ``none``: the source at the same size and compression, for comparison.
 
 `tasks.restyle.prompts` says which rows there are, `tasks.restyle.renderer` makes the pictures,
-`tasks.restyle.lineage` writes the rows. What is unusual: batches are cut inside a shard and the
-last one is padded, so that a resumed shard repeats the same bits; a picture's noise comes from its
-own uid; each distinct prompt of a shard is encoded once. The denoiser waits for nobody: pictures
-are decoded two batches ahead, a batch is queued while the one before is computed, and what comes
-back is encoded as JPEG on another thread. A bad row passes through as a rejected one.
+`tasks.restyle.lineage` writes the rows. What is unusual: every batch is of one shard and of one
+size, filled up where pictures run out, so a second attempt at a shard gives the bits of the first;
+a picture's noise comes from its own uid; each distinct prompt of a shard is encoded once. The
+denoiser waits for nobody: pictures are decoded two batches ahead, a batch is queued while the one
+before is computed, and what comes back is encoded as JPEG on another thread. A bad row passes
+through as a rejected one.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """When is somebody whole? The rule on keypoints that screening follows.
 
-The paper drops malformed people by OpenPose and gives no rule (PAPERS.md 1.3), so this is one to
+The paper drops malformed people by OpenPose and gives no rule (sec. 3.2), so this is one to
 read, to measure (`benchmarks/screening.py`) and to change. A joint is *seen* if its confidence is
 at least `keypoint_score`.
 

@@ -111,7 +111,8 @@ def measure_table(table: pa.Table, instruments: Instruments, workers: int = 2) -
 def grey_variance(pixels_HW3: np.ndarray) -> float:
     """Mean over (R-G, G-B, B-R) of the variance over pixels, squared 8-bit levels.
 
-    A grey or blank picture has about 0; a tint over all of it changes nothing (PAPERS.md 1.3).
+    A grey or blank picture has about 0; a tint over all of it changes nothing (sec. 3.2 of the
+    paper names the measure).
     """
     red, green, blue = np.moveaxis(pixels_HW3.astype(np.float32), -1, 0)
     return float(np.mean([np.var(red - green), np.var(green - blue), np.var(blue - red)]))

@@ -2,7 +2,7 @@
 
 Generators make grey pictures, blank ones, people without heads or legs, two people for one, and
 the same picture twice. The paper drops 10.63 % by two filters, grey or blank and malformed person,
-and gives no thresholds (PAPERS.md 1.3); here they are parameters, each with the reason for its
+and gives no thresholds (sec. 3.2); here they are parameters, each with the reason for its
 value, and near-duplicates are a third filter. docs/screening.md measures them.
 
 Unusual: nothing is dropped. A refused picture keeps its row with ``keep`` false, every reason that

@@ -92,12 +92,13 @@ def evaluated(folder: Path, **protocol: object) -> Path:
 def test_an_evaluation_stands_among_the_published_ones(
     page: dict[str, object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = evaluated(tmp_path / "a", format="cuhk-pedes", official=True)
+    tuned = {"stage": "finetune", "trained_on": "data/ingested/mine"}
+    folder = evaluated(tmp_path / "a", format="cuhk-pedes", official=True, **tuned)
     windows.standing("mine", folder)
     rows = page["published-mine"]
     assert isinstance(rows, list)
     names = [row["method"] for row in rows]
-    assert names.index("RDE") + 1 == names.index("mine")  # 75.94, and 75
+    assert names.index("LFSA") + 1 == names.index("mine")  # 75.20, and 75
     assert rows[names.index("mine")]["epoch by"] == "validation"
     printed = capsys.readouterr().out
     assert "3 of 9, by validation" in printed
@@ -105,6 +106,12 @@ def test_an_evaluation_stands_among_the_published_ones(
     how = page["protocol-mine"]
     assert isinstance(how, list)
     assert how[0]["epoch"] == "3 of 9, by validation"
+    pretrained = evaluated(tmp_path / "b", format="cuhk-pedes", stage="pretrain")
+    windows.standing("direct", pretrained)
+    listed = page["published-direct"]
+    assert isinstance(listed, list)
+    assert "RDE" not in {row["method"] for row in listed}
+    assert listed[0]["method"] == "direct"
 
 
 def test_on_drawings_one_line_says_why_nothing_is_published(

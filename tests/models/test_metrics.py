@@ -105,7 +105,7 @@ def test_equal_scores_do_not_divide_by_zero() -> None:
 
 
 def released_scores(similarity, matching, weight: float, processes: int) -> torch.Tensor:
-    """What the processes of the released evaluation compute each, summed (PAPERS 1.9)."""
+    """What the processes of the released evaluation compute each, summed (eval.py)."""
     queries, step = len(similarity), len(similarity) // processes + 1
     total = torch.zeros_like(similarity)
     for process in range(processes):

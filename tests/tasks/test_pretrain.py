@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from models.mra import PAPER, RELEASED, reading_of
+from models.mra.objectives import PretrainObjective
 from tasks.batches import read_pairs
 from tasks.checkpoints import checkpoint_kind, load_model
 from tasks.errors import PedAlignError
@@ -180,6 +181,30 @@ def test_without_regions_no_annotations_are_needed(tmp_path, source, pretrain_pa
     record = json.loads((folder / "training.json").read_text())
     assert record["pairs"] == 94  # every caption
     assert set(record["losses"]) == {"itc", "itm", "mlm", "loss"}
+
+
+def test_without_their_losses_regions_still_crop_the_pictures(
+    tmp_path, source, annotations, pretrain_params, monkeypatch
+):
+    """Whoever sweeps beta changes nothing but the losses."""
+    seen: dict[float, list[torch.Tensor]] = {}
+    for weight in (0.0, 0.8):
+        batches = seen[weight] = []
+
+        def noted(
+            objective, batch, generator=None, batches=batches, forward=PretrainObjective.forward
+        ):
+            batches.append(batch["image"].clone())
+            return forward(objective, batch, generator)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(PretrainObjective, "forward", noted)
+            section = pretrain_params(objective={"region_weight": weight}, training={"epochs": 1})
+            folder = pretrain(source, annotations, section, tmp_path / str(weight), CPU)
+        told = json.loads((folder / "training.json").read_text())
+        assert ("rpc" in told["losses"]) == (weight > 0)
+    assert len(seen[0.0]) == len(seen[0.8]) > 1
+    assert all(torch.equal(one, other) for one, other in zip(*seen.values(), strict=True))
 
 
 def test_the_released_reading_and_the_token_head_train_too(

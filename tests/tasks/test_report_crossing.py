@@ -87,10 +87,18 @@ def test_numbers_and_published_stand_apart(sources):
     assert table[crossing.DIRECT]["R@1, first"] == "20.00"
     bold = {(ours.rows[y][0], ours.header[x]) for y, x in ours.best}
     assert bold == {(name, f"{m}, {name}") for name in ("first", "second") for m in crossing.SHOWN}
-    by_method = {row[0]: row[2:] for row in published.rows}
-    assert by_method["MRA"] == ("50.01", "67.13", "74.24", "47.66", "68.70", "76.82")
-    assert by_method["UniPT, DeiT-Small"][3:] == ("28.48", "48.02", "57.65")
-    assert by_method["SSAN"][3:] == ("–", "–", "–")
+    by_method = {row[0]: dict(zip(published.header, row, strict=True)) for row in published.rows}
+    mra, irra, ssan = (by_method[name] for name in ("MRA", "IRRA", "SSAN"))
+    ranks = [mra[f"{way} R@{k}"] for way in ("C to I", "I to C") for k in (1, 5, 10)]
+    assert ranks == ["50.01", "67.13", "74.24", "47.66", "68.70", "76.82"]
+    assert (mra["ranked by"], irra["ranked by"]) == ("fusion, first 512, flips", "cosine")
+    assert [irra[f"{way} R@1"] for way in ("C to I", "I to C", "C to R")] == [
+        "43.04", "33.90", "52.55",
+    ]  # fmt: skip
+    assert (irra["C to I R@5"], irra["I to R R@1"]) == ("–", "–")
+    assert by_method["UniPT, DeiT-Small"]["I to C R@10"] == "57.65"
+    assert ssan["I to C R@1"] == "–"
+    assert published.rows[0][-1] == "57.13"
     assert "are drawings" in published.caption
     assert not {row[0] for row in ours.rows} & set(by_method)
 

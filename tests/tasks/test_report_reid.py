@@ -67,6 +67,7 @@ def test_published_figures_stand_beside_market1501_alone(data):
     rows = market.parts[1].rows
     assert rows[0][2:] == ("94.39", "97.86", "98.63", "84.26")
     assert rows[1][2:] == ("91.12", "96.62", "98.22", "76.31")
+    assert rows[2][2:] == ("94.5", "", "", "85.9"), "as many decimals as its source has"
 
 
 def test_without_an_entry_there_is_nothing_to_show():

@@ -275,6 +275,7 @@ def test_published_figures_stand_beside_a_benchmarks_own(tmp_path, exact):
     evaluation(tmp_path / "reports/evaluate/direct", 10.0, reranked=True)
     protocol = {"dataset": "mine", "format": "cuhk-pedes", "split": "test", "official": exact,
                 "variant": "the published split", "chosen_on": "last", "reranked": 512,
+                "stage": "finetune", "trained_on": "data/ingested/mine",
                 "similarity_weight": 0.002, "image_size": [384, 256]}  # fmt: skip
     (tmp_path / "reports/evaluate/direct/protocol.json").write_text(json.dumps(protocol))
     runs = {"direct": Run(tmp_path, "data/ingested/mine", {})}

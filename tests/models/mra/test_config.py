@@ -15,7 +15,7 @@ def test_the_paper_size_has_226_58_million_parameters() -> None:
         model = MRA(MRAConfig())
     count = sum(parameter.numel() for parameter in model.parameters())
     assert count == 226_586_869
-    # By part (PAPERS 1.5): Swin-B 86.7, BERT without pooler 108.9, cross-attention 16.5 (query and
+    # By part: Swin-B 86.7, BERT without pooler 108.9, cross-attention 16.5 (query and
     # output 768x768, key and value 1024x768, LayerNorm), heads 12.6, ITM 1.2, MLM 0.6.
     names = dict(model.named_parameters())
     crossing = sum(p.numel() for name, p in names.items() if "crossattention" in name)

@@ -33,14 +33,18 @@ def test_a_query_without_a_match_has_no_rank() -> None:
                 "first_rank": pa.array([3, 0], pa.int32()),
                 "ap": [0.5, 0.0],
                 "inp": [0.25, 0.0],
+                "itc_first_rank": pa.array([0, 7], pa.int32()),
+                "itc_ap": [0.0, 0.4],
                 "top10": [["b", "a"], ["a", "b"]],
             }
         )
     )
     assert found.column_names == [
-        "uid", "caption", "person_id", "rank_of_first", "ap", "inp", "top",
+        "uid", "caption", "person_id", "rank_of_first", "ap", "inp",
+        "features_rank_of_first", "features_ap", "top",
     ]  # fmt: skip
     assert found["rank_of_first"].to_pylist() == [3, None]
+    assert found["features_rank_of_first"].to_pylist() == [None, 7]
     assert found["top"].to_pylist()[0] == ["b", "a"]
 
 

@@ -75,7 +75,7 @@ def test_the_published_splits_are_exact(name):
         assert (found.variant, found.exact, found.differences) == (variant, True, [])
 
 
-# The papers' totals (PAPERS.md 4.1): people, images, captions over all splits.
+# The papers' totals: people, images, captions over all splits.
 @pytest.mark.parametrize(
     ("name", "totals"),
     [

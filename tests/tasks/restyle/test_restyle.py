@@ -196,7 +196,7 @@ def test_generate_takes_no_prompt_from_the_splits_that_are_evaluated():
 
 
 def test_generate_expands_as_published():
-    # 20 prompts a caption (PAPERS.md 1.2): 68,126 captions give 1,362,520 pictures.
+    # 20 prompts a caption (sec. 3.2): 68,126 captions give 1,362,520 pictures.
     section = dataclasses.replace(PARAMS, mode="generate", variants=20)
     made = restyle_table(source(2), arm(section)).to_pylist()
     assert len(made) == 2 * 2 * 20
