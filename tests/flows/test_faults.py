@@ -91,9 +91,10 @@ def test_every_remedy_names_a_parameter_that_exists() -> None:
     from ruamel.yaml import YAML
 
     root = Path(faults.__file__).parent.parent
-    values = YAML(typ="safe").load((root / "profiles" / "tiny.yaml").read_text())
+    values = YAML(typ="safe").load((root / "profiles" / "reid.yaml").read_text())
     for stage, text in faults.LOWER.items():
-        for word in text.format(key="target").replace(",", "").split():
+        key = next(iter(values["reid"]["datasets"])) if stage == "reid" else "target"
+        for word in text.format(key=key).replace(",", "").split():
             if word.startswith(f"{stage}."):
                 section = values
                 for part in word.split("."):
