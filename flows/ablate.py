@@ -14,7 +14,6 @@ import logging
 import os
 import resource
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -355,13 +354,7 @@ def ablate(
     return int(bool(failed))
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Do what ``pedalign ablate`` does."""
-    from flows.cli import app  # which imports this module's caller
-
-    app(["ablate", *arguments])
-
-
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    main(sys.argv[1:])
+    from flows.cli import main  # which imports this module's caller
+
+    main(["ablate", *sys.argv[1:]])

@@ -12,6 +12,7 @@ needs when it runs, so that ``pedalign --help`` is quick.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 import typer
 
@@ -41,9 +42,13 @@ app.command()(ablation.ablate)
 app.command()(freeing.gc)
 
 
-def main() -> None:
-    """Run the command; a mistake that the user can mend is a paragraph, not a traceback."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command; a mistake that the user can mend is a paragraph, not a traceback.
+
+    Args:
+        arguments: The command's name and what follows; the process's own where None.
+    """
     try:
-        app()
+        app(arguments)
     except PedAlignError as error:
         sys.exit(str(error))

@@ -176,9 +176,16 @@ def read_experiment(path: Path) -> Experiment:
     """Read and check an experiment file and its profile.
 
     Raises:
-        PedAlignError: A key of the file is unknown or missing; an arm changes what the profile has
-            not, or to what it has already; a contrast names no arm; two arms are the same.
+        PedAlignError: There is no such file; a key of it is unknown or missing; an arm changes what
+            the profile has not, or to what it has already; a contrast names no arm; two arms are
+            the same.
     """
+    if not path.is_file():
+        raise PedAlignError(
+            f"{path}: no such file",
+            "an experiment is a YAML file of arms, as docs/ablation.md describes it",
+            f"name one that is there, {EXAMPLE} say, by its path from the project's folder",
+        )
     told = check_section(ExperimentParams, read_yaml(path), "", path, EXAMPLE)
     base = read_yaml(Path(told.profile))
     _check_entries(told, base, path)

@@ -233,7 +233,10 @@ def test_attention_is_written_out_in_bf16_on_a_cpu_also_backwards(tmp_path, prec
     class Watching(Toy):
         def forward(self, batch, generator):
             losses = super().forward(batch, generator)
-            look = lambda *_: seen.append(torch.backends.cuda.flash_sdp_enabled())  # noqa: E731
+
+            def look(*_):
+                seen.append(torch.backends.cuda.flash_sdp_enabled())
+
             look()
             losses["loss"].register_hook(look)
             return losses

@@ -97,6 +97,11 @@ def test_bad_contrasts_are_refused(tmp_path: Path, contrast: dict[str, str], sai
     assert said in refusal(tmp_path, arms, contrasts={"x": contrast})
 
 
+def test_a_file_that_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(PedAlignError, match=r"(?s)no such file.*experiments/evidence\.yaml"):
+        read_experiment(tmp_path / "evidnce.yaml")
+
+
 def test_a_contrast_is_paired_by_seed(tmp_path: Path) -> None:
     more = {
         "arms": {"a": {"change": {}}, "b": {"change": IMAGE, "seeds": 3}},

@@ -1,5 +1,6 @@
 """DaD training: what it reads, what it learns, and that a killed run ends the same."""
 
+import copy
 import dataclasses
 import io
 import shutil
@@ -282,11 +283,9 @@ def test_parts_computed_side_by_side_change_no_bit(
 ):
     made = []
     for workers in (1, 3):
-        monkeypatch.setattr("tasks.adapt.loop.runtime", lambda: Runtime(workers=workers))  # noqa: B023
-        monkeypatch.setattr(
-            "tasks.adapt.train.runtime",
-            lambda: Runtime(recompute=workers > 1),  # noqa: B023
-        )
+        side_by_side, recomputed = Runtime(workers=workers), Runtime(recompute=workers > 1)
+        monkeypatch.setattr("tasks.adapt.loop.runtime", partial(copy.copy, side_by_side))
+        monkeypatch.setattr("tasks.adapt.train.runtime", partial(copy.copy, recomputed))
         section = changed(method=method, accumulate=4)
         made.append(
             train_dad(
