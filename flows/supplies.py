@@ -73,6 +73,10 @@ def lacking(params: Mapping[str, Any]) -> Iterator[str]:
             path = entry[key]
             if path != NOTHING and (fault := _fault(Path(path))):
                 yield f"{path} (describe.datasets.{name}.{key}: {fault}{_pull(path)})"
+    for name, entry in params.get("reid", {}).get("datasets", {}).items():
+        path = entry["start"]  # that of an earlier stage is made on the way
+        if not path.startswith("data/checkpoints/") and (fault := _fault(Path(path))):
+            yield f"{path} (reid.datasets.{name}.start: {fault}{_pull(path)})"
     method = params.get("caption", {}).get("method", "")
     for part, parameter in ((part, key.format(method=method)) for part, key in MODELS.items()):
         path = params.get("inputs", {}).get(part, NOTHING)

@@ -1,7 +1,7 @@
-"""A retrieval checkpoint on disk: the model, its tokenizer, how it was trained and its curve.
+"""A checkpoint on disk: the model, its tokenizer, how it was trained and its curve.
 
 config.json, model.safetensors    `load_model`: config.json's model_type says of which kind
-tokenizer.json, vocab.txt, ...    `tasks.tokens.load_tokenizer`
+tokenizer.json, vocab.txt, ...    `tasks.tokens.load_tokenizer`; a person encoder reads no text
 training.json                     what was trained on what, and how it ended
 curve.csv                         a row a step
 """
@@ -13,7 +13,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
@@ -31,10 +31,18 @@ CURVE_FILE = "curve.csv"
 Model = TypeVar("Model", MRA, DualEncoder)
 
 
+class Saved(Protocol):
+    """A model that writes itself into a folder."""
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write config.json and model.safetensors."""
+        ...
+
+
 def save_checkpoint(
     folder: Path,
-    model: RetrievalModel,
-    tokenizer: PreTrainedTokenizerBase,
+    model: Saved,
+    tokenizer: PreTrainedTokenizerBase | None,
     record: Mapping[str, Any],
     rows: Sequence[Mapping[str, float]],
 ) -> Path:
@@ -43,7 +51,7 @@ def save_checkpoint(
     Args:
         folder: Where to; replaced.
         model: The trained model.
-        tokenizer: The one it was trained with.
+        tokenizer: The one it was trained with; None where there was no text.
         record: What training.json holds; no time, host or path.
         rows: The curve.
 
@@ -56,7 +64,8 @@ def save_checkpoint(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     model.save_pretrained(partial)
-    tokenizer.save_pretrained(str(partial))
+    if tokenizer is not None:
+        tokenizer.save_pretrained(str(partial))
     text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
     (partial / TRAINING_FILE).write_text(text, encoding="utf-8")
     if rows:

@@ -30,16 +30,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-import tasks.ingest.market  # noqa: F401  # registers its reader
 from tasks.duplicates import hashes_from_bytes
 from tasks.errors import PedAlignError
 from tasks.images import ImageError
 from tasks.ingest.crossing import splits_shared, write_hashes
 from tasks.ingest.findings import IngestReport, make_report
 from tasks.ingest.lmdb_pictures import LmdbPictures, check_inside
+from tasks.ingest.market import read_market
 from tasks.ingest.plan import SPLITS, Plan, SplitParams, make_plan
 from tasks.ingest.raw import check_fingerprint
-from tasks.ingest.readers import READERS, Place, annotation_files
+from tasks.ingest.readers import READERS, Place, annotation_files, register
 from tasks.ingest.shard import ShardSource, clear_plans, make_shard, read_evidence, write_plan
 from tasks.ingest.worlds import WorldFormat, WorldParams, draw_world
 from tasks.inputs import NOTHING
@@ -54,6 +54,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 log = logging.getLogger(__name__)
+
+register(MARKET)(read_market)  # a module apart: it reads names of files, the others annotations
 
 TRUTH = "truth.parquet"
 ANNOTATED_FOLDER = "annotated"

@@ -1,7 +1,4 @@
-"""Reader of Market-1501's folder of pictures; `tasks.market` knows its names.
-
-Registered by being imported, from `tasks.ingest.dataset`.
-"""
+"""Reader of Market-1501's folder of pictures; `tasks.market` knows its names."""
 
 from __future__ import annotations
 
@@ -9,14 +6,13 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from tasks.errors import PedAlignError
-from tasks.ingest.readers import SUFFIXES, Entry, Place, register
-from tasks.market import FORMAT, SPLIT_OF, read_name
+from tasks.ingest.readers import SUFFIXES, Entry, Place
+from tasks.market import SPLIT_OF, read_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-@register(FORMAT)
 def read_market(place: Place) -> Iterator[Entry]:
     """Read Market-1501: no captions; people, cameras and splits out of names.
 

@@ -7,13 +7,9 @@ result.
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,8 +17,7 @@ from torch import Tensor
 from models.reid import PersonEncoder, ReidObjective
 from models.reid.starting import start_kind, start_person_encoder
 from models.team import number, processes
-from tasks.checkpoints import CURVE_FILE, TRAINING_FILE, summary
-from tasks.curves import write_curve
+from tasks.checkpoints import save_checkpoint, summary
 from tasks.errors import PedAlignError
 from tasks.reid.batches import Looks, PeopleBatches, PeopleDataset, load
 from tasks.reid.evaluating import identify
@@ -125,7 +120,7 @@ def train_reid(
         "chosen_on": section.select,
         "kept_epoch": epoch,
     }
-    return save_encoder(run_folder / "finished", model, record, trained.rows)
+    return save_checkpoint(run_folder / "finished", model, None, record, trained.rows)
 
 
 def starting_encoder(section: ReidParams) -> PersonEncoder:
@@ -148,29 +143,3 @@ def starting_encoder(section: ReidParams) -> PersonEncoder:
             "`start` is a retrieval checkpoint's folder, or a Swin, ViT, DeiT or CLIP",
             "name data/checkpoints/pretrain, models/tiny/swin, or run the stage that writes it",
         ) from error
-
-
-def save_encoder(
-    folder: Path, model: PersonEncoder, record: Mapping[str, Any], rows: Sequence[Row]
-) -> Path:
-    """Write a finished training so that the folder is either absent or whole.
-
-    Args:
-        folder: Where to; replaced.
-        model: The trained model.
-        record: What training.json holds; no time, host or path of this machine.
-        rows: The curve.
-    """
-    if number() > 0:  # of processes that train together the first one writes
-        return folder
-    partial_folder = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    shutil.rmtree(partial_folder, ignore_errors=True)
-    partial_folder.mkdir(parents=True)
-    model.save_pretrained(partial_folder)
-    text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
-    (partial_folder / TRAINING_FILE).write_text(text, encoding="utf-8")
-    if rows:
-        write_curve(partial_folder / CURVE_FILE, rows)
-    shutil.rmtree(folder, ignore_errors=True)
-    partial_folder.replace(folder)
-    return folder

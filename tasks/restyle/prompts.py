@@ -62,7 +62,9 @@ def _of_row(row: dict[str, Any], at: int, section: RestyleParams) -> list[Item]:
             refusal = "no-caption: there is nothing to make a prompt of"
         if refusal is None:
             return _expanded(uid, at, captions, section)
-        return [Item(f"{uid}.g00", at, "", None, list(row["captions"]), refusal)]
+        # What val and test say goes no further than here, not even beside a reason.
+        kept = list(row["captions"]) if row["split"] == TRAIN else []
+        return [Item(f"{uid}.g00", at, "", None, kept, refusal)]
     if row["status"] != OK:
         refusal = str(row["error"])
     elif not row["image"]:

@@ -186,11 +186,17 @@ def target_item(resident: Resident, shot: int, seed: int, captions: int = 2) -> 
     rng = np.random.default_rng([_IMAGE_STREAM, seed, resident.number, shot])
     camera = TARGET_CAMERAS[(resident.number * 7 + shot) % len(TARGET_CAMERAS)]
     drawing = render(resident.person, camera, rng)
-    said: list[str] = []
-    while len(said) < captions:
-        other = describe(resident.person, "target", rng, drawing)
-        said += [other] if other not in said else []
+    said = all_different(captions, lambda: describe(resident.person, "target", rng, drawing))
     return drawing, camera.name, said
+
+
+def all_different(number: int, say: Callable[[], str]) -> list[str]:
+    """Ask for captions until ``number`` of them differ."""
+    said: list[str] = []
+    while len(said) < number:
+        other = say()
+        said += [other] if other not in said else []
+    return said
 
 
 def write_target(

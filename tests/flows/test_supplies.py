@@ -143,3 +143,19 @@ def test_what_describes_a_target_is_looked_for(
     assert [line.split()[0] for line in named] == [section["captioner"], section["attributes"]]
     section |= {"captioner": NOTHING, "attributes": NOTHING}
     assert not [line for line in lacking(params) if "describe" in line]
+
+
+def test_the_start_of_re_identification_is_looked_for_unless_a_stage_makes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    params = profile("market")
+    starts = {name: entry["start"] for name, entry in params["reid"]["datasets"].items()}
+    assert starts == {
+        "imagenet": "data/weights/swin-base-patch4-window7-224", "sda": "data/checkpoints/pretrain"
+    }  # fmt: skip
+    found = [line for line in lacking(params) if "reid.datasets" in line]
+    assert found == [f"{starts['imagenet']} (reid.datasets.imagenet.start: no such folder)"]
+    Path(starts["imagenet"]).mkdir(parents=True)
+    (Path(starts["imagenet"]) / "model.safetensors").touch()
+    assert [line for line in lacking(params) if "reid.datasets" in line] == []

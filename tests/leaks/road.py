@@ -1,11 +1,11 @@
 """Everything between an ingested target and the weights that are kept, as the stages compute it.
 
 A `Road` has the sections of a profile and computes in this process what `adapt`, the judge of
-`gap`, `restyle`, `annotate`, `pretrain` and `finetune` compute, each into files. Who wants to know
-what a result depends on changes the target and compares the files.
+`gap`, `restyle`, `annotate`, `pretrain`, `finetune` and `reid` compute, each into files. Who wants
+to know what a result depends on changes the target and compares the files.
 
 The parameters are the profile's own, but for the number of epochs: one of pretraining, and of
-fine-tuning two, so that there is something to choose.
+fine-tuning and `reid` two, so that there is something to choose.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ from tasks.params import read_section
 from tasks.phrases import load_parser
 from tasks.pretrain import PretrainParams, pretrain
 from tasks.provenance import ROOT
+from tasks.reid.parameters import ReidParams
+from tasks.reid.run import train_reid
 from tasks.restyle.prompts import plan_rows
 from tasks.restyle.renderer import needs_model, open_renderer
 from tasks.restyle.shard import RestyleParams, restyle_table
@@ -109,6 +111,14 @@ class Road:
             images=str(self.target),
             training=dataclasses.replace(second.training, epochs=2, batch=8),
         )
+        third = read_section(ReidParams, "reid.datasets.start", ROOT / "profiles" / "reid.yaml")
+        self.reid = dataclasses.replace(
+            third,
+            images=str(self.target),
+            start=str(ROOT / third.start),
+            select="val",
+            training=dataclasses.replace(third.training, epochs=2, batch=8),
+        )
         self.stages: Mapping[str, Callable[[], Files]] = {
             "pairs": self.run_pairs,
             "adapt": self.run_adapt,
@@ -119,6 +129,7 @@ class Road:
             "annotate": self.run_annotate,
             "pretrain": self.run_pretrain,
             "finetune": self.run_finetune,
+            "reid": self.run_reid,
         }
 
     def run(self, *names: str) -> Files:
@@ -199,6 +210,10 @@ class Road:
         section = dataclasses.replace(self.finetune, **changes)
         start = self.out / "pretrain" / "finished"
         return _files(finetune(start, section, self._fresh("finetune"), CPU))
+
+    def run_reid(self) -> Files:
+        """Train an image encoder on the target's people, and keep the epoch that is chosen."""
+        return _files(train_reid(self.reid, self._fresh("reid"), CPU))
 
     def _fresh(self, name: str) -> Path:
         folder = self.out / name

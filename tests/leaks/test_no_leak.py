@@ -21,6 +21,7 @@ from tasks.adapt import samples
 from tasks.batches import read_pairs
 from tasks.images import encode_jpeg
 from tasks.provenance import ROOT
+from tasks.reid.people import read_people
 from tasks.selection import BY_TEST, plan_selection
 from tasks.shards import iter_tables
 from tests.leaks.road import Change, Files, Road, Row, ingest, put
@@ -28,6 +29,7 @@ from tests.leaks.road import Change, Files, Road, Row, ingest, put
 SECRET = "a martian in a crimson cardigan with a parrot"
 STAGES = (
     "pairs", "adapt", "judge", "words", "generate", "restyle", "annotate", "pretrain", "finetune",
+    "reid",
 )  # fmt: skip
 
 
@@ -196,6 +198,21 @@ def test_a_training_or_a_choice_by_test_people_is_caught(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("read", ["train", "val"])
+def test_pictures_of_test_people_in_re_identification_are_caught(
+    worlds: Worlds, plain: Files, monkeypatch: pytest.MonkeyPatch, read: str
+) -> None:
+    def careless(images: Path, split: str, **more: Any) -> Any:
+        return read_people(images, "test" if split == read else split, **more)
+
+    monkeypatch.setattr("tasks.reid.run.read_people", careless)
+    first, second = (worlds.road(change).run("reid") for change in (as_it_is, other_test))
+    # Trained on them, other weights; chosen by them, the record says so.
+    file = "model.safetensors" if read == "train" else "training.json"
+    assert f"reid/{file}" in differing(first, second)
+
+
+@pytest.mark.slow
 def test_a_pretraining_on_the_target_leaves_its_test_people_out(
     worlds: Worlds, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -253,7 +270,7 @@ READERS = {
     "describe": "says nothing of splits that are not asked for; trainings read train rows",
     # These test.
     "evaluate": "ranks test rows",
-    "reid": "trains on train rows, ranks test rows",
+    "reid": "trains on train rows, chooses by val rows, ranks test rows",
     "report": "shows what was found",
 }
 """Stages that read a dataset's pictures or captions, and why that is no leak."""

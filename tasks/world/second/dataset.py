@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from tasks.world.dataset import TWO_EACH, Item, check_sizes, write_entries
+from tasks.world.dataset import TWO_EACH, Item, all_different, check_sizes, write_entries
 from tasks.world.people import Resident, families, first_people, settle, share_out
 from tasks.world.second.cameras import CAMERAS, photograph
 from tasks.world.second.wording import describe_at_length
@@ -40,10 +40,7 @@ def second_item(resident: Resident, shot: int, seed: int, captions: int = 1) -> 
     rng = np.random.default_rng([_IMAGE_STREAM, seed, resident.number, shot])
     camera = CAMERAS[(resident.number * 5 + shot) % len(CAMERAS)]
     drawing = photograph(resident.person, camera, rng)
-    said: list[str] = []
-    while len(said) < captions:
-        other = describe_at_length(resident.person, drawing, rng)
-        said += [other] if other not in said else []
+    said = all_different(captions, lambda: describe_at_length(resident.person, drawing, rng))
     return drawing, camera.name, said
 
 

@@ -192,7 +192,7 @@ def test_generate_takes_no_prompt_from_the_splits_that_are_evaluated():
     assert [row["split"] for row in made] == ["val", "test", *["train"] * 8]
     assert [row["status"] for row in made] == ["rejected"] * 2 + ["ok"] * 8
     assert {row["error"].split(":")[0] for row in made[:2]} == {"other-split"}
-    assert all(row["image"] is None for row in made[:2])
+    assert all(row["image"] is None and row["captions"] == [] for row in made[:2])
 
 
 def test_generate_expands_as_published():
