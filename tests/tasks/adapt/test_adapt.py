@@ -1,111 +1,26 @@
-"""DaD training: what it reads, what it learns, and that a killed run ends the same."""
+"""DaD training: what it learns, and that a killed run ends the same."""
 
 import copy
 import dataclasses
-import io
 import shutil
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
-from diffusers import DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from diffusers.models import AutoencoderKL
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from flows.adapt import train
 from flows.together import train_together
-from models.dad.controlnet import ControlNetObjective, new_controlnet
-from tasks.adapt import samples as adapt_samples
-from tasks.adapt.loop import Loop
-from tasks.adapt.train import AdaptParams, AdaptResult, Focus, train_dad
-from tasks.diffusion import DiffusionParams, base_revision, open_base
+from tasks.adapt.train import AdaptResult, Focus, train_dad
+from tasks.diffusion import base_revision, open_base
 from tasks.errors import PedAlignError
-from tasks.images import encode_jpeg
-from tasks.pairs import CachedPairs, Pairs, StreamedPairs, prepare_pairs
-from tasks.params import check_section
 from tasks.runtime import Runtime, runtime
-from tasks.schemas import IMAGES
-from tasks.shards import image_uid, write_folder
-
-SIZE = (16, 8)
-PARAMS = AdaptParams(
-    method="controlnet", rank=2, alpha=4.0, epochs=2, batch=4, accumulate=1, learning_rate=1e-3,
-    warmup_steps=2, schedule="cosine", weight_decay=0.01, clip=1.0, prompt_dropout=0.3,
-    timesteps="uniform", offset_noise=0.0, ema=0.9, cache=True, flip=False, sample_every=0, seed=3,
-)  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def diffusion(tmp_path_factory: pytest.TempPathFactory) -> DiffusionParams:
-    """A random base of the classes of Stable Diffusion, saved to disk."""
-    folder = tmp_path_factory.mktemp("base")
-    torch.manual_seed(0)
-    vocab = {t: i for i, t in enumerate(["<|startoftext|>", "<|endoftext|>", "a</w>", "b</w>"])}
-    StableDiffusionPipeline(
-        vae=AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-            block_out_channels=(4, 4), norm_num_groups=2,
-        ),
-        unet=UNet2DConditionModel(
-            block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4, cross_attention_dim=8,
-            attention_head_dim=2, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        ),
-        text_encoder=CLIPTextModel(
-            CLIPTextConfig(
-                vocab_size=4, hidden_size=8, intermediate_size=8, num_hidden_layers=1,
-                num_attention_heads=2, max_position_embeddings=6, bos_token_id=0, eos_token_id=1,
-            )
-        ),
-        tokenizer=CLIPTokenizer(vocab=vocab, merges=[], model_max_length=6),
-        scheduler=DDPMScheduler(beta_schedule="scaled_linear", clip_sample=False, steps_offset=1),
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-    ).save_pretrained(folder)  # fmt: skip
-    return DiffusionParams(base=str(folder), size=SIZE, precision="fp32")
-
-
-def target(rows: int = 7) -> pa.Table:
-    """Rows of the target: dark pictures; one of another split, one rejected, one unreadable."""
-    rng = np.random.default_rng(0)
-    made = []
-    for i in range(rows):
-        pixels = rng.integers(0, 90, (*SIZE, 3), dtype=np.uint8)
-        row = dict.fromkeys(IMAGES.names)
-        row |= {
-            "uid": image_uid("t", str(i)), "dataset": "t", "split": "train", "width": SIZE[1],
-            "height": SIZE[0], "image": encode_jpeg(pixels), "source_path": str(i),
-            "captions": ["a b", f"a {'b ' * (i % 2)}"], "status": "ok",
-        }  # fmt: skip
-        made.append(row)
-    made[1]["split"] = "test"
-    made[2] |= {"status": "rejected", "error": "truncated: x", "image": None}
-    made[3]["image"] = b"\xff\xd8 no picture"
-    made[4]["captions"] = []
-    return pa.Table.from_pylist(sorted(made, key=lambda row: row["uid"]), schema=IMAGES)
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("target")
-    write_folder(folder, [target()], "images", {}, shard_rows=3)
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def quick_sheets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two steps a sample instead of twelve."""
-    quick = dataclasses.replace(adapt_samples.SAMPLING, steps=2)
-    monkeypatch.setattr(adapt_samples, "SAMPLING", quick)
-
-
-def pairs_of(shards: Path, diffusion: DiffusionParams, folder: Path, **options: bool) -> Pairs:
-    return prepare_pairs(shards, open_base(diffusion, "cpu"), SIZE, folder, **options)
+from tasks.shards import write_folder
+from tests.tasks.adapt.conftest import PARAMS, SIZE, changed, target
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -113,90 +28,11 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(file)
 
 
-def changed(**values: object) -> AdaptParams:
-    return dataclasses.replace(PARAMS, **values)
-
-
 def assert_same(one: AdaptResult, two: AdaptResult, **tolerance: float) -> None:
     assert one.losses == pytest.approx(two.losses, rel=1e-4)
     theirs = weights(two.folder)
     for name, value in weights(one.folder).items():
         assert torch.allclose(value, theirs[name], **tolerance), name
-
-
-# ------------------------------------------------------------------ pairs
-
-
-def test_only_good_train_rows_are_encoded_and_each_caption_once(diffusion, shards, tmp_path):
-    base = open_base(diffusion, "cpu")
-    data = prepare_pairs(shards, base, SIZE, tmp_path / "pairs")
-    assert isinstance(data, CachedPairs)
-    assert data.latents.shape == (4, 1, 2, 4, 8, 4)
-    assert (data.images, data.shape, data.skipped) == (4, (4, 8, 4), 3)
-    assert len(data.pairs) == 3 * 2 + 1  # a picture without captions has the empty one
-    assert data.captions[0] == ""
-    assert len(set(data.captions)) == len(data.captions)
-    assert set(data.captions) == {"", "a b", "a ", "a b "}
-    assert len(data.words) == len(data.captions)
-    pixels = first_picture()
-    mean, deviation = base.encode_pixels(pixels.permute(2, 0, 1)[None].float() / 127.5 - 1)
-    assert np.allclose(data.latents[0, 0, 0], mean[0], atol=2e-3)
-    assert np.allclose(data.latents[0, 0, 1], deviation[0], atol=2e-3)
-    at = data.captions.index("a b")
-    assert np.allclose(data.words[at], base.encode_prompts(["a b"])[0], atol=2e-3)
-    again = prepare_pairs(tmp_path / "gone", base, SIZE, tmp_path / "pairs")  # read once only
-    assert isinstance(again, CachedPairs)
-    assert np.array_equal(again.latents, data.latents)
-
-
-def first_picture() -> torch.Tensor:
-    """The first picture that is trained on, (H, W, 3)."""
-    rows = [r for r in target().to_pylist() if r["split"] == "train" and r["status"] == "ok"]
-    first = next(r for r in rows if r["image"][2:4] != b" n")
-    return torch.from_numpy(np.array(Image.open(io.BytesIO(first["image"]))))
-
-
-def test_light_and_colour_of_every_train_picture_are_measured(diffusion, shards, tmp_path):
-    data = pairs_of(shards, diffusion, tmp_path / "pairs")
-    assert isinstance(data, CachedPairs)
-    look = load_file(data.look)
-    assert look["statistics"].shape == (4, 2, 4)
-    one = data.latents[1, 0, 0, 2].astype(np.float32)
-    expected = [one.mean(), one.std(ddof=1)]
-    assert look["statistics"][1, :, 2].numpy() == pytest.approx(expected, rel=1e-5)
-    assert look["pixels"].shape == (4, 2, 3)
-    levels = first_picture().double().reshape(-1, 3)
-    assert torch.allclose(look["pixels"][0, 0].double(), levels.mean(0), rtol=1e-6)
-    assert torch.allclose(look["pixels"][0, 1].double(), levels.std(0, correction=0), rtol=1e-6)
-
-
-def test_streamed_and_mirrored_pairs_are_those_of_the_cache(diffusion, shards, tmp_path):
-    cached = pairs_of(shards, diffusion, tmp_path / "cached", mirror=True)
-    streamed = pairs_of(shards, diffusion, tmp_path / "streamed", cache=False, mirror=True)
-    assert isinstance(streamed, StreamedPairs)
-    assert not list((tmp_path / "streamed").glob("*.f16")) + list(tmp_path.glob("streamed/words*"))
-    assert np.array_equal(cached.pairs, streamed.pairs)
-    assert cached.captions == streamed.captions
-    assert cached.look.read_bytes() == streamed.look.read_bytes()
-    rows, mirrored = cached.pairs[[5, 0, 3, 1]], np.array([True, False, True, True])
-    ways = [data.encode(data.read(rows, mirrored), torch.device("cpu"))
-            for data in (cached, streamed)]  # fmt: skip
-    for one, two in zip(*ways, strict=True):
-        assert one.dtype == two.dtype == torch.float32
-        assert torch.allclose(one, two, atol=4e-3)
-    base = open_base(diffusion, "cpu")
-    picture = first_picture().flip(1).permute(2, 0, 1)[None].float() / 127.5 - 1
-    at = int(np.flatnonzero(cached.pairs[:, 0] == 0)[0])
-    read = cached.read(cached.pairs[[at]], np.array([True]))
-    seen, _ = cached.encode(read, torch.device("cpu"))
-    assert torch.allclose(seen[0, 0], base.encode_pixels(picture)[0][0], atol=2e-3)
-
-
-def test_nothing_to_train_on_is_an_error(diffusion, tmp_path):
-    write_folder(tmp_path / "none", [target().slice(0, 0)], "images", {}, shard_rows=3)
-    with pytest.raises(PedAlignError, match="none of the target's 0 rows"):
-        train_dad(tmp_path / "none", diffusion, PARAMS, tmp_path / "run")
-    assert not (tmp_path / "run" / "pairs").exists()
 
 
 # ------------------------------------------------------------------ training
@@ -321,97 +157,6 @@ def test_recomputed_activations_change_nothing(diffusion, shards, tmp_path, meth
     assert calls
     assert made[0].digest == made[1].digest
     assert made[0].losses == made[1].losses
-
-
-def test_seed_dropped_prompts_timesteps_and_mirrors_matter(diffusion, shards, tmp_path):
-    cases = {"first": {}, "again": {}, "seed": {"seed": 4}, "dropped": {"prompt_dropout": 1.0},
-             "kept": {"prompt_dropout": 0.0}, "clean": {"timesteps": Focus(below=0.1, share=1.0)},
-             "flip": {"flip": True}, "offset": {"offset_noise": 1.0}}  # fmt: skip
-    losses = {}
-    for name, values in cases.items():
-        loop = loop_of(diffusion, shards, tmp_path / name, changed(**values))
-        losses[name] = [loop.advance() for _ in range(loop.steps)]
-    assert losses["first"] == losses["again"]
-    for name in ("seed", "clean", "flip", "offset"):
-        assert losses[name] != losses["first"], name
-    assert losses["dropped"][0] != losses["kept"][0]
-
-
-# ------------------------------------------------------------------ draws and rates
-
-
-def test_focus_draws_its_share_below_its_border():
-    generator = torch.Generator().manual_seed(0)
-    drawn = Focus(below=0.3, share=0.8).draw(1000, 20_000, generator)
-    assert drawn.dtype == torch.int64
-    assert (drawn.min(), drawn.max()) == (0, 999)
-    assert (drawn < 300).float().mean().item() == pytest.approx(0.8, abs=0.01)
-    low, high = drawn[drawn < 300].float(), drawn[drawn >= 300].float()
-    assert low.mean().item() == pytest.approx(149.5, abs=4)  # evenly
-    assert high.mean().item() == pytest.approx(649.5, abs=10)
-    assert Focus(below=0.3, share=1.0).draw(1000, 500, generator).max() < 300
-    assert Focus(below=0.001, share=1.0).draw(10, 50, generator).max() == 0
-    assert Focus(below=0.999, share=0.0).draw(10, 50, generator).min() == 9
-
-
-@pytest.mark.parametrize("value", ["some", {"below": 0.0, "share": 1.0}, {"below": 0.5}, 3])
-def test_timesteps_are_checked(value):
-    section = dataclasses.asdict(PARAMS) | {"timesteps": value}
-    with pytest.raises(PedAlignError, match=r"adapt\.timesteps"):
-        check_section(AdaptParams, section, "adapt")
-    section["timesteps"] = {"below": 0.5, "share": 0.75}
-    assert check_section(AdaptParams, section, "adapt").timesteps == Focus(below=0.5, share=0.75)
-
-
-def loop_of(diffusion: DiffusionParams, shards: Path, folder: Path, section: AdaptParams) -> Loop:
-    base = open_base(diffusion, "cpu")
-    data = prepare_pairs(shards, base, SIZE, folder / "pairs", mirror=section.flip)
-    objective = ControlNetObjective(base, new_controlnet(base), SIZE)
-    return Loop(objective, data, section, torch.device("cpu"))
-
-
-def test_the_rate_warms_up_and_falls(diffusion, shards, tmp_path):
-    section = changed(epochs=10, warmup_steps=4, learning_rate=0.8)
-    loop = loop_of(diffusion, shards, tmp_path, section)
-    falls = {
-        "cosine": lambda s: 0.5 * (1 + np.cos(np.pi * s / 10)),
-        "linear": lambda s: 1 - s / 10,
-        "constant": lambda s: 1.0,
-    }
-    for name, fall in falls.items():
-        loop.section = dataclasses.replace(section, schedule=name)
-        rates = []
-        for loop.step in range(10):
-            rates.append(loop.rate())
-        expected = [0.8 * min(1, (s + 1) / 4) * fall(s) for s in range(10)]
-        assert rates == pytest.approx(expected), name
-
-
-def test_an_epoch_takes_every_pair_once_and_half_of_them_mirrored(diffusion, shards, tmp_path):
-    section = changed(epochs=300, batch=7, flip=True, prompt_dropout=0.0)
-    loop = loop_of(diffusion, shards, tmp_path, section)
-    asked: list[tuple[np.ndarray, np.ndarray]] = []
-    original = loop.data.read
-    object.__setattr__(loop.data, "read", lambda *a: asked.append(a) or original(*a))
-    for step in range(300):
-        loop.draw(step)
-    every = sorted(map(tuple, loop.data.pairs.tolist()))
-    assert all(sorted(map(tuple, rows.tolist())) == every for rows, _ in asked)
-    assert np.mean([flips.mean() for _, flips in asked]) == pytest.approx(0.5, abs=0.05)
-    loop.close()
-
-
-def test_offset_noise_adds_a_constant_to_each_channel(diffusion, shards, tmp_path):
-    plain = loop_of(diffusion, shards, tmp_path, PARAMS)
-    offset = loop_of(diffusion, shards, tmp_path, changed(offset_noise=2.0))
-    added = []
-    for step in range(40):
-        (one,), (two,) = plain.draw(step), offset.draw(step)
-        assert torch.equal(one.posterior_noise_BChw, two.posterior_noise_BChw)
-        change = two.noise_BChw - one.noise_BChw
-        assert torch.allclose(change, change[:, :, :1, :1].expand_as(change), atol=1e-5)
-        added.append(change[:, :, 0, 0])
-    assert torch.stack(added).std().item() == pytest.approx(2.0, rel=0.1)
 
 
 # ------------------------------------------------------------------ bad input
