@@ -112,7 +112,7 @@ class Ablation:
             except BaseException:
                 guard.end_children()  # the pool would wait for them
                 raise
-        return failed
+        return failed + [fault for fault in [self._measure_gap()] if fault]
 
     def _check(self, runs: Sequence[Run]) -> None:
         """Look at the sections of each arm's trainings, before hours go into its data.
@@ -137,12 +137,39 @@ class Ablation:
     def _make_data(self, each: ArmPlan) -> str:
         """Have a variant's data made by DVC; give what went wrong, or nothing."""
         log.info("data of %s: %s", each.arm.name, ", ".join(each.stages))
-        folder = self.workspace.prepare(each)
+        began = time.time()
+        fault, used = self._rebuild(self.workspace.prepare(each), each.targets)
+        if fault:
+            return fault
+        self.workspace.finish(each, self._stage_seconds(began, used), self._commit)
+        self.workspace.look(self.plan)
+        return ""
+
+    def _measure_gap(self) -> str:
+        """Have DVC measure the gap of the arm that the experiment names, once its data is there.
+
+        Returns:
+            What went wrong, or nothing.
+        """
+        if self.experiment.gap is None:
+            return ""
+        each = self.plan.arms[self.experiment.gap]
+        if self.workspace.finished(each.variant) is None or self.workspace.gap(each) is not None:
+            return ""
+        log.info("gap of %s", each.arm.name)
+        fault, used = self._rebuild(self.workspace.project(each.variant), ("gap",))
+        if fault:
+            return f"gap of {each.arm.name}: {fault}"
+        self.workspace.finish_gap(each, used, self._commit)
+        return ""
+
+    def _rebuild(self, folder: Path, targets: Sequence[str]) -> tuple[str, float]:
+        """Let DVC run stages of a project; give what went wrong, or nothing, and CPU seconds."""
         sink_path = self.workspace.log(f"data-{folder.name}")
-        began, before = time.time(), resource.getrusage(resource.RUSAGE_CHILDREN)
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         with sink_path.open("ab") as sink:
             code = subprocess.run(
-                self._polite([sys.executable, "-m", "flows.repro", *each.targets]),
+                self._polite([sys.executable, "-m", "flows.repro", *targets]),
                 cwd=folder,
                 env=_environment(),
                 stdout=sink,
@@ -150,12 +177,8 @@ class Ablation:
                 check=False,
             ).returncode
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        if code:
-            return f"dvc stopped with {code}; see {sink_path}"
         used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        self.workspace.finish(each, self._stage_seconds(began, used), self._commit)
-        self.workspace.look(self.plan)
-        return ""
+        return (f"dvc stopped with {code}; see {sink_path}" if code else ""), used
 
     def _stage_seconds(self, since: float, used: float) -> dict[str, float]:
         """Part the CPU time of a rebuild among the stages that ran, by their wall time."""
@@ -275,17 +298,26 @@ class Ablation:
 
     def tell(self, out: Path) -> None:
         """Write tables, figures and the page of the finished runs."""
-        from tasks.ablate.pages import write  # matplotlib, which the plan does without
+        # Matplotlib, which the plan does without.
+        from tasks.ablate.pages import write
+        from tasks.report.sources import Sources
 
-        file = self.experiment.path.as_posix()
-        command = f"pedalign ablate {file}"
+        file, shared, domains = self.experiment.path.as_posix(), sum(self.plan.taken.values()), None
+        if self.experiment.gap is not None:
+            each = self.plan.arms[self.experiment.gap]
+            if (seconds := self.workspace.gap(each)) is not None:
+                target = Path(each.arm.params["inputs"]["adapt"]).name
+                data = self.workspace.project(each.variant) / "data"
+                domains = each.arm.name, Sources.under(data, target=target)
+                shared += seconds
         write(
             self.experiment,
             self.records(),
             out,
-            command=command,
+            command=f"pedalign ablate {file}",
             gallery=self.gallery(),
-            shared_seconds=sum(self.plan.taken.values()),
+            domains=domains,
+            shared_seconds=shared,
         )
 
 

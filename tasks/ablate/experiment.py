@@ -108,6 +108,8 @@ class ExperimentParams:
     """For the plan."""
     assumed: Assumed | None = None
     """For the plan: what decides how small a difference would be found."""
+    gap: str | None = None
+    """Arm whose pictures the stage `gap` sets between source and target, for the pages."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,7 @@ class Experiment:
     contrasts: tuple[Contrast, ...]
     calibration: Calibration | None
     assumed: Assumed | None
+    gap: str | None
     base: Mapping[str, Any]
     """The profile."""
 
@@ -212,6 +215,8 @@ def read_experiment(path: Path) -> Experiment:
     )
     for contrast in contrasts:
         _check_contrast(contrast, arms, path)
+    if told.gap is not None:
+        _check_gap(told.gap, arms, path)
     return Experiment(
         name=path.stem,
         path=path,
@@ -224,6 +229,7 @@ def read_experiment(path: Path) -> Experiment:
         contrasts=contrasts,
         calibration=told.calibration,
         assumed=told.assumed,
+        gap=told.gap,
         base=base,
     )
 
@@ -272,6 +278,21 @@ def _check_contrast(contrast: Contrast, arms: Mapping[str, Arm], path: Path) -> 
             f"and {len(arms[contrast.plain].seeds)} seeds",
             "a contrast is paired by seed",
             "give both arms the same `seeds`",
+        )
+
+
+def _check_gap(name: str, arms: Mapping[str, Arm], path: Path) -> None:
+    if name not in arms:
+        raise PedAlignError(
+            f"{path}: `gap` names an arm `{name}`, which is unknown",
+            f"the arms are: {', '.join(arms)}",
+            "correct its spelling, or leave `gap` out",
+        )
+    if arms[name].params["pretrain"]["init"] == "none":
+        raise PedAlignError(
+            f"{path}: `gap` names `{name}`, which pretrains on nothing",
+            "the stage `gap` compares the pictures that an arm pretrains on with the target's",
+            "name an arm that makes pictures",
         )
 
 

@@ -27,6 +27,7 @@ from tasks.report.figures import duration
 from tasks.report.gather import is_drawn
 from tasks.report.page import fill
 from tasks.report.parts import Grid, Picture, Section, Tile
+from tasks.report.sources import Sources
 from tasks.shards import atomic_write, read_manifest
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ def write(
     *,
     command: str = "",
     gallery: Path | None = None,
+    domains: tuple[str, Sources] | None = None,
     shared_seconds: float = 0.0,
     stem: str = "ablation",
 ) -> Results:
@@ -56,6 +58,7 @@ def write(
         out: Folder for the pages; files of the same names are replaced.
         command: How to compute it again.
         gallery: Shards that hold the test pictures; without them there are no rank lists.
+        domains: An arm and what its stages left, for the gap between source and target.
         shared_seconds: CPU seconds of what runs share and no record counts: data stages.
         stem: What the names of all files begin with.
 
@@ -68,7 +71,7 @@ def write(
     results = gather(experiment, records)
     drawn = gallery is not None and is_drawn(gallery.name, read_manifest(gallery).meta)
     where = "on a drawn world" if drawn else "on the experiment's own test people"
-    sections = build(results, gallery, where, stem)
+    sections = build(results, gallery, where, stem, domains)
     out.mkdir(parents=True, exist_ok=True)
     for section in sections:
         for part in section.parts:

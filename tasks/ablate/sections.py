@@ -15,9 +15,12 @@ from tasks.ablate.records import EVALUATIONS, MEASURES
 from tasks.ablate.results import CLAIM, Compared, Results, chance
 from tasks.ablate.statistics import contrast
 from tasks.report import encode_png
+from tasks.report import gap as gap_report
+from tasks.report.domains import domain_map
 from tasks.report.figures import png
 from tasks.report.page import number
 from tasks.report.parts import Picture, Section
+from tasks.report.sources import Sources
 
 RANKS = 20
 """Of the cumulative match characteristic."""
@@ -28,7 +31,13 @@ RESAMPLES = 4000
 CURVES = {"beta": ("Weight of the region losses", "beta"), "scale": ("Pretraining data", "% of it")}
 
 
-def build(results: Results, gallery: Path | None, where: str, stem: str) -> list[Section]:
+def build(
+    results: Results,
+    gallery: Path | None,
+    where: str,
+    stem: str,
+    domains: tuple[str, Sources] | None = None,
+) -> list[Section]:
     """Arrange everything into sections, figures and tables numbered; empty ones are left out.
 
     Args:
@@ -36,11 +45,13 @@ def build(results: Results, gallery: Path | None, where: str, stem: str) -> list
         gallery: Shards with the test pictures, or None.
         where: What was measured on, in words.
         stem: What the files of the pictures begin with.
+        domains: An arm and what its stages left, that of `gap` among it; None leaves them out.
     """
     sections = [
         _claims(results),
         _arms(results),
         _paper(results, where),
+        *([_domains(*domains)] if domains else []),
         _retrieval(results),
         _failures(results, gallery),
         _training(results),
@@ -151,6 +162,17 @@ def _paper(results: Results, where: str) -> Section:
         section.parts.append(_picture("curves", text, chart))
     if results.finished:
         section.parts += tables.beside(results, where)
+    return section
+
+
+def _domains(arm: str, sources: Sources) -> Section:
+    """The gap before and after, as the report of a run shows it."""
+    gap = gap_report.read_gap(sources.gap) if sources.gap is not None else None
+    section = gap_report.section(gap, domain_map(sources, 0) if gap is not None else None)
+    section.lead += f" Here of {arm}."
+    for part in section.parts:
+        if isinstance(part, Picture):
+            part.name = f"gap-{part.name}"
     return section
 
 

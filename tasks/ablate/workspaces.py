@@ -39,6 +39,7 @@ from tasks.store import link_or_copy
 CODE = ("flows", "tasks", "models")
 FILES = ("dvc.yaml", ".dvcignore", NOTHING)
 FINISHED = "finished.json"
+GAP = "gap.json"
 RESULT = "result.json"
 
 
@@ -97,7 +98,8 @@ class Workspace:
         """
         folder = self.project(each.variant)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / FINISHED).unlink(missing_ok=True)
+        for name in (FINISHED, GAP):
+            (folder / name).unlink(missing_ok=True)
         for name in CODE:
             # Outputs below data stay, and so does DVC's note of what made them.
             shutil.rmtree(folder / name, ignore_errors=True)
@@ -159,6 +161,20 @@ class Workspace:
             "seconds": {of: round(seconds.get(name, 0.0), 1) for name, of in each.stages.items()},
         }
         path = self.project(each.variant) / FINISHED
+        atomic_write(path, (json.dumps(told, indent=1) + "\n").encode())
+
+    def gap(self, each: ArmPlan) -> float | None:
+        """CPU seconds that the stage `gap` took in an arm's project; None if it has not run."""
+        path = self.project(each.variant) / GAP
+        if not path.exists():
+            return None
+        told = json.loads(path.read_bytes())
+        return float(told["seconds"]) if told["variant"] == each.variant else None
+
+    def finish_gap(self, each: ArmPlan, seconds: float, commit: str) -> None:
+        """Note that the stage `gap` ran in an arm's project."""
+        told = {"variant": each.variant, "commit": commit, "seconds": round(seconds, 1)}
+        path = self.project(each.variant) / GAP
         atomic_write(path, (json.dumps(told, indent=1) + "\n").encode())
 
     def keep(self, experiment: str, run: Run, measured: Path) -> Path:

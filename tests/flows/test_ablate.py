@@ -6,12 +6,14 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
-from tests.projects import Project
+from flows.ablate import Ablation
+from tests.projects import ROOT, Project
 
 pytestmark = [pytest.mark.dvc, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -116,3 +118,31 @@ def test_an_experiment_goes_on_after_a_kill_and_a_failure(project: Project) -> N
     hits = [row["rank_of_first"] == 1 for row in rows]
     assert told["tuned"]["R1"] == pytest.approx(100 * sum(hits) / len(hits), abs=0.01)
     assert "(2 finished)" in project.call(*COMMAND[2:], "--plan")
+
+
+def test_the_gap_is_measured_once_and_after_its_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("flows.ablate.cache_root", lambda: tmp_path)
+    (tmp_path / "small.yaml").write_text(f"{EXPERIMENT}gap: pairs\n")
+    found = Ablation(tmp_path / "small.yaml", seeds=0)  # no runs
+    each, asked = found.plan.arms["pairs"], []
+    outcomes = [("dvc stopped with 1", 1.0), ("", 3.0)]
+
+    def rebuild(self: Ablation, folder: Path, targets: Sequence[str]) -> tuple[str, float]:
+        asked.append((folder, *targets))
+        return outcomes[len(asked) - 1]
+
+    monkeypatch.setattr(Ablation, "_rebuild", rebuild)
+    assert found.compute() == []
+    assert asked == []
+    project = found.workspace.project(each.variant)
+    project.mkdir(parents=True)
+    found.workspace.finish(each, {}, "abc")
+    assert found.compute() == ["gap of pairs: dvc stopped with 1"]
+    assert found.workspace.gap(each) is None
+    assert found.compute() == []
+    assert found.workspace.gap(each) == 3.0
+    assert found.compute() == []
+    assert asked == [(project, "gap")] * 2

@@ -97,6 +97,13 @@ def test_bad_contrasts_are_refused(tmp_path: Path, contrast: dict[str, str], sai
     assert said in refusal(tmp_path, arms, contrasts={"x": contrast})
 
 
+def test_a_gap_is_that_of_pictures_that_are_made(tmp_path: Path) -> None:
+    arms: dict[str, Any] = {"a": {}, "b": {"pretrain.init": "none"}}
+    assert read(tmp_path, arms, gap="a").gap == "a"
+    assert "`gap` names an arm `c`, which is unknown" in refusal(tmp_path, arms, gap="c")
+    assert "`b`, which pretrains on nothing" in refusal(tmp_path, arms, gap="b")
+
+
 def test_a_file_that_is_not_there_is_said(tmp_path: Path) -> None:
     with pytest.raises(PedAlignError, match=r"(?s)no such file.*experiments/evidence\.yaml"):
         read_experiment(tmp_path / "evidnce.yaml")

@@ -18,6 +18,7 @@ from tasks.ablate.results import gather, spread
 from tasks.errors import PedAlignError
 from tasks.images import encode_jpeg
 from tasks.report.parts import Grid
+from tasks.report.sources import Sources
 from tasks.schemas import IMAGES
 from tasks.shards import write_folder
 from tests.ablations import Contrast, Experiment, queries, small, write_records
@@ -154,6 +155,36 @@ def test_the_same_records_give_the_same_bytes(recorded, gallery, pages, tmp_path
     assert files == sorted(path.name for path in tmp_path.iterdir())
     for file in files:
         assert (tmp_path / file).read_bytes() == (pages / file).read_bytes()
+
+
+def test_the_gap_before_and_after_stands_on_the_page(recorded, tmp_path):
+    gap = tmp_path / "data" / "reports" / "gap"
+    gap.mkdir(parents=True)
+    (gap / "metrics.json").write_text('{"arm": "restyled", "start": "source"}')
+    header = (
+        "arm,mode,strength,changes,reason,KID_left,KID_low,KID_high,FID_left,CMMD,CMMD_left,"
+        "told_apart,content_kept,least_kept,least_attribute,colours_kept,pictures,pose_distance"
+    )
+    lines = (
+        "source,none,,as it came,,1,,,1,,,100,0.9,0.7,bag kind,0.8,64,",
+        "restyled,restyle,0.4,as the run,,0.25,0.1,0.4,0.2,,,88,0.93,0.6,hat kind,0.75,64,",
+        "target,target,,held-out pictures,,0,,,0,,,55,1,,,1,64,",
+    )
+    (gap / "arms.csv").write_text("\n".join((header, *lines)) + "\n")
+    (gap / "curve.csv").write_text("strength\n")
+    (gap / "details").mkdir()
+    for name in ("statistics", "attributes"):
+        (gap / "details" / f"{name}.csv").write_text("arm\n")
+    sources = Sources.under(tmp_path / "data", target="target")
+    out = tmp_path / "out"
+    write(*recorded, out, domains=("restyle-regions", sources))
+    page = (out / "ablation.md").read_text()
+    assert "can still be read off them. Here of restyle-regions." in page
+    assert "25 %" in page.split("## Domain gap")[1]
+    assert "(ablation-gap-domain-gap.png)" in page
+    assert (out / "ablation-gap-domain-gap.png").exists()
+    # The arms' own chart keeps its name.
+    assert "(ablation-arms.png)" in page
 
 
 def test_nothing_computed_yet_is_a_page_too(tmp_path):

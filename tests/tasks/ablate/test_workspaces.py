@@ -76,3 +76,15 @@ def test_finished_data_is_known_by_what_it_is_of(tmp_path: Path) -> None:
     space.finish(each, {"ingest@target": 7.25}, "abc")
     assert space.finished(each.variant) == {"i1": 7.2}
     assert space.look(made).taken == {"i1": 7.2}
+
+
+def test_the_gap_is_known_by_the_data_it_is_of(tmp_path: Path) -> None:
+    space, made = Workspace(tmp_path), plan(run("a", 0, "r1"))
+    each = made.arms["a"]
+    assert space.gap(each) is None
+    space.project(each.variant).mkdir(parents=True)
+    space.finish_gap(each, 12.34, "abc")
+    assert space.gap(each) == 12.3
+    note = space.project(each.variant) / "gap.json"
+    note.write_text(note.read_text().replace(each.variant, "another"))
+    assert space.gap(each) is None
