@@ -29,7 +29,8 @@ FULL_TEXTS = (
     "pytorchstreamwriter failed",
 )
 PREFECT_PATHS = tuple(
-    f"/api/{part}" for part in ("flow_runs", "flows", "task_runs", "artifacts", "admin", "health")
+    f"/api/{part}"
+    for part in ("flow_runs", "flows", "task_runs", "artifacts", "admin", "health", "csrf-token")
 )
 MEMORY_TEXTS = ("can't allocate memory", "not enough memory", "out of memory", "cannot allocate")
 # What fills memory in a stage, and whether it belongs to params.yaml or to runtime.yaml.

@@ -4,7 +4,8 @@ Starts a Prefect server unless one is up, opens one parent flow run and runs ``d
 it, so that every stage is a child of that run; at the end it prints what each stage cost and where
 to look. Without targets, on a CPU, some stages run beside others (`flows.lanes`). ``python -m
 flows.repro exp run -S ...`` does the same for an experiment. The server that it started ends with
-it, and so does all the rest, also after SIGKILL (`flows.guard`); ``make ui`` keeps one up.
+it (`flows.servers`), and so does all the rest, also after SIGKILL (`flows.guard`); ``make ui``
+keeps one up.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,7 +32,6 @@ from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.flow_engine import run_flow
-from prefect.logging.handlers import APILogWorker
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Completed, Failed
@@ -39,11 +39,12 @@ from rich.console import Console
 from rich.table import Table
 
 from flows import faults, guard, lanes, liveness, mending, supplies, windows
-from flows.stage import GROUP_VARIABLE, PARENT_VARIABLE, find_server
+from flows.servers import shared_server
+from flows.stage import GROUP_VARIABLE, PARENT_VARIABLE
 from tasks.errors import PedAlignError
 from tasks.inputs import NOTHING
 from tasks.params import PARAMS_FILE, read_yaml
-from tasks.runtime import cache_root, runtime
+from tasks.runtime import cache_root
 
 SKIPPED = (
     (re.compile(r"Stage '([^']+)' didn't change, skipping"), "nothing it depends on has changed"),
@@ -54,44 +55,6 @@ EXPERIMENTS = re.compile(r"Ran experiment\(s\): (.+)")
 REPORT = Path("data/reports/report/index.html")
 console = Console()
 log = logging.getLogger("flows.repro")  # also where it runs as __main__
-
-
-@contextlib.contextmanager
-def server() -> Iterator[str]:
-    """Yield the API of a running Prefect server, started for the while if none is up."""
-    if url := find_server():
-        yield url
-        return
-    port = runtime().port
-    environment = os.environ | {"PREFECT_SERVER_API_PORT": str(port), "DO_NOT_TRACK": "1"}
-    log_folder = cache_root() / "logs"
-    log_folder.mkdir(parents=True, exist_ok=True)
-    with (log_folder / "prefect-server.log").open("wb") as sink:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1"],
-            env=environment,
-            stdout=sink,
-            stderr=subprocess.STDOUT,
-            # Ctrl-C is for the stages; the server has to live on to hear of it.
-            start_new_session=True,
-        )
-        try:
-            deadline = time.monotonic() + 60
-            while not (url := find_server()):
-                if process.poll() is not None or time.monotonic() > deadline:
-                    raise PedAlignError(
-                        f"the Prefect server did not start on port {port}",
-                        "flows.repro needs a server, or a free port to start one on",
-                        f"see {sink.name}; another `port` in runtime.yaml may be free",
-                    )
-                time.sleep(0.2)
-            yield url
-        finally:
-            APILogWorker.drain_all(timeout=5)  # the last lines, while somebody listens
-            process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(10)
-            process.kill()
 
 
 @dataclass
@@ -355,7 +318,7 @@ def main(arguments: list[str]) -> None:
         with guard.start(), ThreadPoolExecutor(1) as asking:
             # DVC looks for what has changed while the server starts.
             planned = asking.submit(lanes.plan if command == ["repro"] else lanes.whole)
-            with server() as url, temporary_settings({PREFECT_API_URL: url}):
+            with shared_server() as url, temporary_settings({PREFECT_API_URL: url}):
                 os.environ["PREFECT_API_URL"] = url
                 liveness.bury()
                 code, message = run_rebuild(command, planned.result(), group)

@@ -20,8 +20,6 @@ import signal
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -37,11 +35,12 @@ from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 from prefect.states import Failed
 
 from flows import faults, guard, liveness, mending, supplies
+from flows.servers import find_server
 from flows.workers import server_for_workers, task_runner
 from tasks.disk import cache_use
 from tasks.locks import output_lock
 from tasks.params import PARAMS_FILE
-from tasks.runtime import cache_root, project_root, runtime, use_machine
+from tasks.runtime import cache_root, project_root, use_machine
 from tasks.shards import atomic_write
 
 log = logging.getLogger(__name__)
@@ -80,6 +79,9 @@ def run(flow: Flow[..., Any], *outputs: Path, **arguments: Any) -> None:
                 held.enter_context(temporary_settings({PREFECT_API_URL: url}))
             else:
                 log.warning("no Prefect server: task history is incomplete; `make ui` starts one")
+                if os.environ.pop("PREFECT_API_URL", None):  # that of a rebuild, killed since
+                    os.environ.pop(PARENT_VARIABLE, None)
+                    held.enter_context(temporary_settings(restore_defaults={PREFECT_API_URL}))
                 held.enter_context(guard.start())  # Prefect's own server must not outlive a kill
                 if (home := project_root().resolve()) != Path.cwd():
                     # An experiment's copy of the project goes away; what ran in it is kept.
@@ -173,19 +175,6 @@ def imported(flow: Flow[..., Any]) -> Flow[..., Any]:
         return flow
     module = importlib.import_module(spec.name)
     return cast("Flow[..., Any]", getattr(module, flow.fn.__name__))
-
-
-def find_server() -> str | None:
-    """The API of a Prefect server that is up, or None."""
-    if url := os.environ.get("PREFECT_API_URL"):
-        return url
-    url = f"http://127.0.0.1:{runtime().port}/api"
-    try:
-        # Where nothing listens the answer comes at once; a busy machine takes its time.
-        with urllib.request.urlopen(f"{url}/health", timeout=5) as answer:
-            return url if answer.status == 200 else None
-    except (urllib.error.URLError, TimeoutError, ConnectionError):
-        return None
 
 
 def rebuild_name() -> str:

@@ -114,6 +114,7 @@ def test_a_worker_that_was_killed() -> None:
     [
         (RuntimeError("Failed to reach API at http://127.0.0.1:4200/api/"), True),
         (httpx.ConnectError("refused", request=call("http://127.0.0.1:4200/api/flow_runs/")), True),
+        (httpx.ConnectError("refused", request=call("http://127.0.0.1:4200/api/csrf-token")), True),
         (httpx.ReadTimeout("slow", request=call("https://team/api/task_runs/filter")), True),
         (httpx.ConnectError("refused", request=call("https://huggingface.co/api/models/x")), False),
         (httpx.ConnectError("refused"), False),

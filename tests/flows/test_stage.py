@@ -105,6 +105,21 @@ def test_a_poisoned_shard_fails_the_process_and_keeps_the_others(project: Path) 
     assert timing["peak_mb"] > 10
 
 
+def test_a_stage_goes_on_where_the_server_of_its_rebuild_is_gone(project: Path) -> None:
+    lost = {
+        "PREFECT_API_URL": "http://127.0.0.1:4399/api",  # the port of runtime.yaml
+        "PEDALIGN_PARENT_RUN": "00000000-0000-4000-8000-000000000000",
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "toy", "good"],
+        cwd=project, env=environment(project) | lost, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "no Prefect server" in done.stderr
+    assert (project / "out" / "manifest.json").exists()
+    assert [kind for kind, _ in states(project)] == ["COMPLETED"]
+
+
 def test_a_mistake_of_the_user_is_a_paragraph(project: Path) -> None:
     failed = stage(project, "rule")
     assert failed.returncode == 1
