@@ -6,9 +6,10 @@ was trained on.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from models.dad.base import Base, Precision, load_base, revision
+from tasks.arithmetic import Auto
 from tasks.errors import PedAlignError
 from tasks.params import Positive, params
 
@@ -25,8 +26,9 @@ class DiffusionParams:
     The paper: ``runwayml/stable-diffusion-v1-5``, on the hub now under stable-diffusion-v1-5/."""
     size: tuple[Positive, Positive]
     """Height and width of the pictures in pixels; the paper's are 384 by 256."""
-    precision: Precision
-    """Arithmetic of the networks; weights, latents and the sampler's sums are float32."""
+    precision: Annotated[Precision, Auto]
+    """Arithmetic of the networks; weights, latents and the sampler's sums are float32. ``auto``
+    takes bf16 where the machine is faster in it (`tasks.arithmetic`)."""
 
 
 def open_base(diffusion: DiffusionParams, device: torch.device | str) -> Base:

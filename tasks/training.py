@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from models.recomputing import recompute_layers
 from models.team import average, join, number
+from tasks.arithmetic import Precision
 from tasks.errors import PedAlignError
 from tasks.params import NonNegative, Positive, PositiveFloat, params
 from tasks.rates import FAST, Schedule, parameter_groups, schedule_factor, warmup_steps
@@ -71,9 +72,9 @@ class TrainingParams:
     micro_batch: NonNegative
     """Rows encoded, and pairs fused, at a time, and again in the backward pass: memory is that of
     so many rows, the losses are those of the whole batch. 0 takes all at once."""
-    precision: Literal["fp32", "bf16"]
-    """Autocast of the forward pass; weights and optimiser stay in float32. On a CPU bf16 pays where
-    it has instructions for it (avx512_bf16, amx_bf16)."""
+    precision: Precision
+    """Autocast of the forward pass; weights and optimiser stay in float32. ``auto`` takes bf16
+    where the machine is faster in it (`tasks.arithmetic`)."""
     seed: NonNegative
     """Decides order, augmentation, masking, dropout and negatives."""
 

@@ -23,7 +23,7 @@ import logging
 import os
 import shutil
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import torch
@@ -35,6 +35,7 @@ from tqdm import tqdm
 from models.features import AttributeNet
 from models.judge import CONFIG, TRAINED, WEIGHTS, Heads, Judge, load_judge, reading_loss
 from models.loading import ALONE
+from tasks.arithmetic import Precision
 from tasks.errors import PedAlignError
 from tasks.judge.lessons import Lessons, augment, open_extractor, prepare_lessons
 from tasks.params import Fraction, NonNegative, Positive, PositiveFloat, params
@@ -91,8 +92,9 @@ class JudgeParams:
     """Fewest train pictures of a value; a rarer one is not learned, and not asked for."""
     parser: str
     """Phrase parser of the captions; see annotate.parser."""
-    precision: Literal["fp32", "bf16"]
-    """trained: of the training's activations. bf16 is twice as fast where the processor has it."""
+    precision: Precision
+    """trained: of the training's activations; ``auto`` takes bf16 where the machine is faster in it
+    (`tasks.arithmetic`)."""
     seed: NonNegative
     """Of weights, batches and augmentation."""
 
