@@ -11,6 +11,8 @@ Queries without any match in the gallery have no value: they are counted and lef
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from dataclasses import dataclass, fields
 
 import torch
@@ -198,3 +200,30 @@ def _scale(scores: Tensor) -> Tensor:
     """Scores scaled to [0, 1] by their extremes; zeros where all are equal."""
     low, high = scores.min(), scores.max()
     return (scores - low) / (high - low) if high > low else torch.zeros_like(scores)
+
+
+def chance_recall(
+    matches_Q: Tensor, gallery_Q: Tensor, ranks: tuple[int, ...] = RANKS
+) -> dict[str, float]:
+    """R@k in percent of a random ranking, 1 - C(G - n, k) / C(G, k).
+
+    Args:
+        matches_Q: Matches of each query, n; a query without any is left out.
+        gallery_Q: Gallery images that count for it, G.
+        ranks: k; of a smaller gallery all of it.
+
+    Returns:
+        ``R1`` and so on, averaged over the queries.
+    """
+    pairs = Counter(zip(matches_Q.tolist(), gallery_Q.tolist(), strict=True))
+    counted = {pair: count for pair, count in pairs.items() if pair[0] > 0}
+
+    def hit(matches: int, gallery: int, rank: int) -> float:
+        k = min(rank, gallery)
+        return 1 - math.comb(gallery - matches, k) / math.comb(gallery, k)
+
+    whole = max(1, sum(counted.values()))
+    return {
+        f"R{rank}": 100 * sum(count * hit(*pair, rank) for pair, count in counted.items()) / whole
+        for rank in ranks
+    }

@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from models.metrics import QueryMetrics
+from models.metrics import QueryMetrics, chance_recall
 from models.ranking import Ranked
 from tasks.batches import Pairs
 from tasks.evaluate.protocol import PROTOCOL
@@ -138,26 +137,17 @@ def summed_up(
     )
 
 
-def chance(
-    matches_Q: Tensor, gallery: int, ranks: tuple[int, ...] = (1, 5, 10)
-) -> dict[str, float]:
-    """R@k in percent of a random ranking: 1 - C(G - n, k) / C(G, k), averaged over the queries."""
-    counts = [int(n) for n in matches_Q if n > 0]
-    return {
-        f"R{k}": 100
-        * sum(1 - math.comb(gallery - n, k) / math.comb(gallery, k) for n in counts)
-        / max(1, len(counts))
-        for k in (min(rank, gallery) for rank in ranks)
-    }
-
-
 def _metrics(found: Ranked, gallery: int) -> dict[str, Any]:
     counts = ("queries", "without_match")
 
     def means(metrics: QueryMetrics) -> dict[str, float]:
         return {k: round(v, 4) for k, v in metrics.means().items() if k not in counts}
 
-    random = {name: round(v, 4) for name, v in chance(found.itc.matches_Q, gallery).items()}
+    matches_Q = found.itc.matches_Q
+    random = {
+        name: round(v, 4)
+        for name, v in chance_recall(matches_Q, torch.full_like(matches_Q, gallery)).items()
+    }
     counted = found.reranked.means()
     return {
         **means(found.reranked),

@@ -11,8 +11,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,13 +23,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.metrics import RANKS
+from models.metrics import chance_recall
 from models.reid import PersonEncoder
 from models.reid.ranking import PeopleFound, Seen, rank_people
 from tasks.augment import plain
 from tasks.errors import PedAlignError
 from tasks.pictures import Pictures
-from tasks.reid.people import People, Roles, read_people, roles
+from tasks.reid.people import People, Roles, check_findable, read_people, roles
 from tasks.shards import atomic_write, location, read_manifest
 
 CMC_RANKS = 50
@@ -119,6 +117,7 @@ def evaluate_reid(
     folder = location(images)
     people, pictures = read_people(folder, split)
     form = str(read_manifest(folder).meta.get("format"))
+    check_findable(people, roles(people, form), split)
     return identify(
         model, people, pictures, form, device, mirror=mirror, batch=batch, memory=memory
     )
@@ -181,33 +180,11 @@ def _seen(people: People, feature_ND: Tensor, rows: np.ndarray[Any, Any]) -> See
     )
 
 
-def chance(matches_Q: Tensor, kept_Q: Tensor) -> dict[str, float]:
-    """R@k in percent of a random ranking, averaged over the queries with a match.
-
-    Args:
-        matches_Q: Matches of each query.
-        kept_Q: Gallery pictures that count for it.
-    """
-    pairs = Counter(zip(matches_Q.tolist(), kept_Q.tolist(), strict=True))
-    pairs = Counter({pair: count for pair, count in pairs.items() if pair[0] > 0})
-
-    def hit(matches: int, kept: int, rank: int) -> float:
-        k = min(rank, kept)
-        return 1 - math.comb(kept - matches, k) / math.comb(kept, k)
-
-    return {
-        f"R{rank}": 100
-        * sum(count * hit(*pair, rank) for pair, count in pairs.items())
-        / max(1, sum(pairs.values()))
-        for rank in RANKS
-    }
-
-
 def _metrics(found: PeopleFound, people: People, part: Roles, *, mirror: bool) -> dict[str, Any]:
     means = found.metrics.means()
     counts = {name: int(means.pop(name)) for name in ("queries", "without_match")}
     kept_Q = len(part.gallery) - found.junk_Q
-    random = chance(found.metrics.matches_Q, kept_Q)
+    random = chance_recall(found.metrics.matches_Q, kept_Q)
     known = people.places.drop_null()
     return {
         **{name: round(value, 4) for name, value in means.items()},

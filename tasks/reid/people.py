@@ -10,6 +10,7 @@ Shapes: N pictures of a split, Q queries, G gallery pictures.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -164,6 +165,33 @@ def roles(people: People, form: str) -> Roles:
             "name a dataset with identities in its test split",
         )
     return found
+
+
+def check_findable(people: People, part: Roles, split: str) -> None:
+    """Refuse a split in which nobody can be found, before anything is computed for it.
+
+    Args:
+        people: The split.
+        part: What its pictures are for.
+        split: Its name.
+
+    Raises:
+        PedAlignError: No query has a picture of the same person by another camera.
+    """
+    seen: dict[int, set[int]] = defaultdict(set)
+    for person, camera in zip(
+        people.person[part.gallery].tolist(), people.camera[part.gallery].tolist(), strict=True
+    ):
+        seen[person].add(camera)
+    asked = zip(people.person[part.query].tolist(), people.camera[part.query].tolist(), strict=True)
+    if not any(seen[person] - {camera} for person, camera in asked):
+        raise PedAlignError(
+            f"split {split}: none of {len(part.query)} queries has a match",
+            "a match is a picture of the same person by another camera; where no camera is known, "
+            "any other picture of the person",
+            "name a dataset whose people are seen by several cameras, or with several pictures of "
+            "each and no cameras",
+        )
 
 
 def _column(table: pa.Table, name: str) -> pa.Array:

@@ -22,7 +22,7 @@ from tasks.errors import PedAlignError
 from tasks.reid.batches import Looks, PeopleBatches, PeopleDataset, load
 from tasks.reid.evaluating import identify
 from tasks.reid.parameters import ReidParams
-from tasks.reid.people import read_people
+from tasks.reid.people import check_findable, read_people, roles
 from tasks.shards import location, read_manifest
 from tasks.training import Plan, Row, train
 
@@ -57,8 +57,10 @@ def train_reid(
     images, training = location(section.images), section.training
     model = starting_encoder(section)
     people, pictures = read_people(images, "train", known=True)
+    form = str(read_manifest(images).meta.get("format"))
     if section.select == "val":
         watched = read_people(images, "val")
+        check_findable(watched[0], roles(watched[0], form), "val")
     plan = Plan(len(people), training.batch, training.epochs)
     if not plan.steps:
         raise PedAlignError(
@@ -77,7 +79,6 @@ def train_reid(
         return load(dataset, order, workers)
 
     def validate() -> dict[str, float]:
-        form = str(read_manifest(images).meta.get("format"))
         found = identify(model, *watched, form, device, mirror=section.mirror)
         return {"val": float(found.metrics["mAP"])}
 

@@ -91,16 +91,14 @@ class Matrix:
 def matrix(facts: Facts) -> Matrix | None:
     """Lay out the evaluations; None where no checkpoint meets a dataset that is not its own.
 
-    Left out are evaluations whose epoch was chosen on the test split, and of checkpoints that say
-    nothing about their training. Where a checkpoint was
-    evaluated on a dataset more than once, the first evaluation counts.
+    Left out are evaluations whose epoch was chosen on the test split, and of checkpoints that do
+    not say what they were trained on, as imported ones. Where a checkpoint was evaluated on a
+    dataset more than once, the first evaluation counts.
     """
     runs = {name: run for name, run in facts.sources.runs.items() if name in facts.fair}
-    runs = {name: run for name, run in runs.items() if settings(run.checkpoint)}
-    trained = {}
-    for name, run in runs.items():
-        chosen = facts.chosen.get(name)
-        trained[run.checkpoint] = _last(chosen.trained_on) if chosen else ""
+    told = {run.checkpoint: _trained_on(run.checkpoint) for run in runs.values()}
+    trained = {path: on for path, on in told.items() if on is not None}
+    runs = {name: run for name, run in runs.items() if run.checkpoint in trained}
     columns = tuple(dict.fromkeys(_last(run.images) for run in runs.values()))
     crossed = any(trained[run.checkpoint] not in {"", _last(run.images)} for run in runs.values())
     if not crossed:
@@ -114,6 +112,15 @@ def matrix(facts: Facts) -> Matrix | None:
         cells.setdefault((labels[run.checkpoint], _last(run.images)), facts.fair[name].measures)
     own = {labels[path]: on for path, on in trained.items() if on}
     return Matrix(tuple(labels[path] for path in order), columns, cells, own)
+
+
+def _trained_on(checkpoint: Path) -> str | None:
+    """The dataset that a checkpoint was fine-tuned on: empty for none, None where nobody says."""
+    body = settings(checkpoint)
+    if body.get("stage") == "pretrain":
+        return ""
+    images = body.get("params", {}).get("images") if body.get("stage") == "finetune" else None
+    return _last(str(images)) if images else None
 
 
 def _last(folder: str) -> str:

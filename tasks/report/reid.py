@@ -155,7 +155,9 @@ def _published(found: Sequence[Found], galleries: Sequence[Path]) -> list[Grid]:
     text = (
         "Published on Market-1501, percent. Luo et al.'s are without re-ranking; how MRA asked and "
         "ranked is not known. Average precision here is the mean of the precisions at the matches; "
-        "the release of Market-1501 takes the area under a curve, which is a little less."
+        "the release of Market-1501 takes the area under a curve, which is a little less. Pictures "
+        "of Market-1501's people are in CUHK-PEDES: what was adapted to or fine-tuned on that, as "
+        "MRA's pretraining on SDA was, may have seen people who are looked for here."
     )
     for path in galleries:
         report = read_manifest(path).meta.get("report") or {}

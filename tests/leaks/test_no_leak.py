@@ -267,6 +267,7 @@ READERS = {
     "restyle": "mode generate: prompts are train captions; pretraining takes train rows",
     "annotate": "phrases words: nouns of train captions",
     "pretrain": "takes train rows",
+    # tests/flows/test_describe.py proves it.
     "describe": "says nothing of splits that are not asked for; trainings read train rows",
     # These test.
     "evaluate": "ranks test rows",
@@ -288,6 +289,7 @@ def test_no_other_stage_reads_what_is_tested_on(profile: str) -> None:
     stages = yaml.load((ROOT / "dvc.yaml").read_text())["stages"]
     params = yaml.load((ROOT / "profiles" / f"{profile}.yaml").read_text())
     tested = {run["images"] for run in (params["evaluate"]["runs"] or {}).values()}
+    tested |= {entry["images"] for entry in (params["reid"]["datasets"] or {}).values()}
 
     def value(dep: str) -> str:
         if dep.startswith("${inputs."):

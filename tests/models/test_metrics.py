@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -8,7 +9,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.metrics import fill_candidates, fuse_scores, own_run, query_metrics
+from models.metrics import (
+    chance_recall,
+    fill_candidates,
+    fuse_scores,
+    own_run,
+    query_metrics,
+)
 
 
 def test_one_query_by_hand() -> None:
@@ -280,3 +287,23 @@ def test_ties() -> None:
         for row, person in zip(scores, query, strict=True)
     ]
     assert ours == pytest.approx(theirs)
+
+
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=4), st.integers(6, 9), st.integers(1, 5))
+def test_chance_by_counting_every_ranking(matches, gallery, rank):
+    def hits(right: int) -> float:
+        tops = list(combinations(range(gallery), rank))
+        return sum(any(i < right for i in top) for top in tops) / len(tops)
+
+    galleries = torch.full((len(matches),), gallery)
+    found = chance_recall(torch.tensor(matches), galleries, (rank,))
+    assert found[f"R{rank}"] == pytest.approx(100 * np.mean([hits(m) for m in matches]))
+
+
+def test_chance_by_hand():
+    # One match among four: 1/4; two among three: within 2 always but (1/3 * 0) -> rank 1 is 2/3.
+    found = chance_recall(torch.tensor([1, 2, 0]), torch.tensor([4, 3, 5]))
+    assert found["R1"] == pytest.approx(100 * (1 / 4 + 2 / 3) / 2)
+    assert found["R5"] == found["R10"] == 100
+    # Ten ranks of a smaller gallery are all of it, under the same name.
+    assert list(found) == ["R1", "R5", "R10"]

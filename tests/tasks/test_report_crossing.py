@@ -127,6 +127,19 @@ def test_a_choice_on_test_and_an_unknown_checkpoint_are_left_out(sources, tmp_pa
     assert (crossing.DIRECT, "first") not in told.cells
 
 
+def test_an_imported_checkpoint_is_no_direct_transfer(sources, tmp_path):
+    # A released fine-tuning: a model with its config, and nobody says what it was trained on.
+    imported = tmp_path / "checkpoints/imported"
+    imported.mkdir()
+    (imported / "config.json").write_text('{"model_type": "mra"}')
+    (imported / "training.json").write_text('{"stage": "import"}')
+    runs = dict(sources.runs)
+    runs["pretrain-on-first"] = replace(runs["pretrain-on-first"], checkpoint=imported)
+    told = crossing.matrix(gather(replace(sources, runs=runs)))
+    assert set(told.rows) == {crossing.DIRECT, "first", "second"}
+    assert (crossing.DIRECT, "first") not in told.cells
+
+
 def test_two_checkpoints_of_one_dataset_have_names_of_their_own(sources, tmp_path):
     other = tmp_path / "checkpoints/finetune/again"
     other.mkdir()

@@ -4,7 +4,6 @@ import csv
 import json
 import math
 from dataclasses import replace
-from itertools import combinations
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +20,7 @@ from tasks.batches import read_pairs
 from tasks.checkpoints import load_model, save_checkpoint
 from tasks.errors import PedAlignError
 from tasks.evaluate import run as module
-from tasks.evaluate.findings import QUERIES, chance, write_queries
+from tasks.evaluate.findings import QUERIES, write_queries
 from tasks.evaluate.ranking import embed, rerank
 from tasks.evaluate.run import EvaluateParams, evaluate, itc_measures
 from tasks.images import encode_jpeg
@@ -204,16 +203,6 @@ def test_queries_without_anybody_to_find_are_counted(scene, monkeypatch):
     assert all(math.isfinite(found.metrics[k]) for k in ("R1", "mAP", "mINP"))
     nobody = [row for row in found.queries.to_pylist() if row["matches"] == 0]
     assert {row["first_rank"] for row in nobody} == {0}
-
-
-@given(st.lists(st.integers(1, 6), min_size=1, max_size=4), st.integers(6, 9), st.integers(1, 5))
-def test_chance_by_counting_every_ranking(matches, gallery, rank):
-    def hits(right: int) -> float:
-        tops = list(combinations(range(gallery), rank))
-        return sum(any(i < right for i in top) for top in tops) / len(tops)
-
-    found = chance(torch.tensor(matches), gallery, (rank,))
-    assert found[f"R{rank}"] == pytest.approx(100 * np.mean([hits(m) for m in matches]))
 
 
 def test_the_quick_measures_are_those_of_the_features(scene):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tasks.errors import PedAlignError
 from tasks.reid.batches import Looks, PeopleBatches, PeopleDataset, vary
-from tasks.reid.people import People, read_people, roles
+from tasks.reid.people import People, check_findable, read_people, roles
 
 
 def people(rows):
@@ -71,6 +71,16 @@ def test_elsewhere_every_known_picture_is_looked_for_among_all():
         roles(people([(None, 1, "a")]), "folder")
     with pytest.raises(PedAlignError, match="0 queries"):
         roles(people([(1, 1, "bounding_box_test/0001_c1s1_000001_00.jpg")]), "market1501")
+
+
+def test_a_split_in_which_nobody_can_be_found_is_refused():
+    once = people([(1, 1, "a"), (1, 1, "b"), (2, 2, "c")])  # each person by one camera
+    with pytest.raises(PedAlignError, match="split val: none of 3 queries has a match"):
+        check_findable(once, roles(once, "world-target"), "val")
+    twice = people([(1, 1, "a"), (1, 2, "b"), (2, 2, "c")])
+    check_findable(twice, roles(twice, "world-target"), "val")
+    unknown = people([(1, None, "a"), (1, None, "b")])  # of no camera: any other picture
+    check_findable(unknown, roles(unknown, "world-target"), "val")
 
 
 # ------------------------------------------------------------------ batches

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from tasks.errors import PedAlignError
 from tasks.params import check_section
 from tasks.reid import ReidParams, evaluate_reid, train_reid
-from tasks.reid.evaluating import QUERIES, chance
+from tasks.reid.evaluating import QUERIES
 
 CPU = torch.device("cpu")
 
@@ -113,13 +113,6 @@ def test_neither_passes_nor_chunks_change_an_evaluation(trained, shards):
     one = evaluate_reid(str(shards), trained, CPU, mirror=False, batch=3, memory=1)
     other = evaluate_reid(str(shards), trained, CPU, mirror=False, batch=64)
     assert one.metrics == other.metrics
-
-
-def test_chance_by_hand():
-    # One match among four: 1/4; two among three: within 2 always but (1/3 * 0) -> rank 1 is 2/3.
-    found = chance(torch.tensor([1, 2, 0]), torch.tensor([4, 3, 5]))
-    assert found["R1"] == pytest.approx(100 * (1 / 4 + 2 / 3) / 2)
-    assert found["R5"] == found["R10"] == 100
 
 
 @pytest.mark.parametrize(
