@@ -23,10 +23,12 @@ from pathlib import Path
 
 from flows import guard
 from tasks.ablate.experiment import read_experiment
+from tasks.ablate.graph import DVC_FILE, Graph
 from tasks.ablate.plan import ArmPlan, Run, make_plan, table
 from tasks.ablate.workspaces import RESULT, Workspace
 from tasks.errors import PedAlignError
 from tasks.locks import output_lock
+from tasks.params import read_yaml
 from tasks.provenance import ROOT
 from tasks.runtime import cache_root
 from tasks.shards import atomic_write
@@ -106,6 +108,8 @@ class Ablation:
                 names = {each.arm.name for each in of_it}
                 failed.append(f"data of {', '.join(sorted(names))}: {fault}")
                 waiting = [run for run in waiting if run.arm not in names]
+        for each in {run.arm: self.plan.arms[run.arm] for run in waiting}.values():
+            self.workspace.refresh(each)
         with ThreadPoolExecutor(self._jobs) as pool:
             try:
                 failed += [fault for fault in pool.map(self._do, waiting) if fault]
@@ -153,15 +157,22 @@ class Ablation:
         """
         if self.experiment.gap is None:
             return ""
-        each = self.plan.arms[self.experiment.gap]
-        if self.workspace.finished(each.variant) is None or self.workspace.gap(each) is not None:
+        each, identity = self._gap_of(self.experiment.gap)
+        ready = self.workspace.finished(each.variant) is not None
+        if not ready or self.workspace.gap(each, identity) is not None:
             return ""
         log.info("gap of %s", each.arm.name)
+        self.workspace.refresh(each)
         fault, used = self._rebuild(self.workspace.project(each.variant), ("gap",))
         if fault:
             return f"gap of {each.arm.name}: {fault}"
-        self.workspace.finish_gap(each, used, self._commit)
+        self.workspace.finish_gap(each, identity, used, self._commit)
         return ""
+
+    def _gap_of(self, name: str) -> tuple[ArmPlan, str]:
+        """An arm, and what its stage `gap` depends on."""
+        each = self.plan.arms[name]
+        return each, Graph(each.arm.params, read_yaml(ROOT / DVC_FILE)).identity("gap")
 
     def _rebuild(self, folder: Path, targets: Sequence[str]) -> tuple[str, float]:
         """Let DVC run stages of a project; give what went wrong, or nothing, and CPU seconds."""
@@ -304,8 +315,8 @@ class Ablation:
 
         file, shared, domains = self.experiment.path.as_posix(), sum(self.plan.taken.values()), None
         if self.experiment.gap is not None:
-            each = self.plan.arms[self.experiment.gap]
-            if (seconds := self.workspace.gap(each)) is not None:
+            each, identity = self._gap_of(self.experiment.gap)
+            if (seconds := self.workspace.gap(each, identity)) is not None:
                 target = Path(each.arm.params["inputs"]["adapt"]).name
                 data = self.workspace.project(each.variant) / "data"
                 domains = each.arm.name, Sources.under(data, target=target)

@@ -1,8 +1,8 @@
 """Rank lists where two arms disagree: a query, and both arms' first pictures side by side.
 
 Queries are chosen by rule and not by eye: those that one arm answers right with the most seeds more
-than the other, as many in favour of either, at most one of a person, ties by uid. The lists shown
-are those of one seed, the first that both arms have.
+than the other, as many in favour of either, of a person at most one in favour of each, ties by
+lot. The lists shown are those of one seed, the first that both arms have.
 """
 
 from __future__ import annotations

@@ -95,6 +95,8 @@ class ContrastRow:
     smallest: float
     """Smallest detectable difference; NaN where there is none."""
     said: str
+    sure: bool
+    """Whether the corrected p-value tells it from 0."""
 
 
 def contrasts_chart(rows: Sequence[ContrastRow], measure: str) -> Figure:
@@ -107,8 +109,7 @@ def contrasts_chart(rows: Sequence[ContrastRow], measure: str) -> Figure:
             if np.isfinite(row.smallest):
                 span = (-row.smallest, row.smallest)
                 axes.fill_betweenx((y - 0.34, y + 0.34), *span, color=NOT_SURE, alpha=0.18, lw=0)
-            sure = row.dot.low > 0 or row.dot.high < 0
-            _dot(axes, row.dot, y, TUNED if sure else NOT_SURE, "{:+.1f}")
+            _dot(axes, row.dot, y, TUNED if row.sure else NOT_SURE, "{:+.1f}")
             axes.annotate(
                 row.said, (1.0, y), (8, 0), xycoords=axes.get_yaxis_transform(),
                 textcoords="offset points", va="center", fontsize=9.5, color=MUTED,

@@ -2,20 +2,23 @@
 
 `Graph` fills in dvc.yaml's templates and follows dependencies, so that two sets of parameters can
 be compared stage by stage before anything runs. A stage's *identity* is a digest of its command,
-the parameters that it names, its other dependencies and the identities of the stages before it:
-equal identities give equal results, with one code. Code is no part of it.
+the parameters that it names, its other dependencies (what no stage makes, weights and annotations,
+by their content) and the identities of the stages before it: equal identities give equal results,
+with one code. Code is no part of it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from tasks.errors import PedAlignError
-from tasks.provenance import PACKAGES, digest
+from tasks.provenance import PACKAGES, digest, folder_digest
 
 DVC_FILE = Path("dvc.yaml")
 _TEMPLATE = re.compile(r"\$\{([^}]+)\}")
@@ -85,10 +88,34 @@ class Graph:
         if name not in self._identities:
             stage = self.stages[name]
             made_by = [self.maker(dep) for dep in stage.deps]
-            given = [dep for dep, maker in zip(stage.deps, made_by, strict=True) if maker is None]
+            given = [
+                (dep, content(dep))
+                for dep, maker in zip(stage.deps, made_by, strict=True)
+                if maker is None
+            ]
             earlier = sorted(self.identity(maker) for maker in made_by if maker is not None)
             self._identities[name] = digest(stage.command, dict(stage.params), given, earlier)
         return self._identities[name]
+
+
+def content(path: str) -> str:
+    """Digest of a file or a folder, such as weights; ``absent`` where there is none."""
+    place = Path(path)
+    if not place.exists():
+        return "absent"
+    files = sorted(place.rglob("*")) if place.is_dir() else [place]
+    told = [(str(file), file.stat()) for file in files if file.is_file()]
+    return _content(path, tuple((name, at.st_size, at.st_mtime_ns) for name, at in told))
+
+
+@cache
+def _content(path: str, _: tuple[tuple[str, int, int], ...]) -> str:
+    """Read it; once as long as sizes and times stay."""
+    place = Path(path)
+    if place.is_dir():
+        return folder_digest(place)
+    with place.open("rb") as source:
+        return hashlib.file_digest(source, "sha256").hexdigest()
 
 
 def _stages(name: str, body: Mapping[str, Any], values: Mapping[str, Any]) -> Iterator[Stage]:

@@ -20,10 +20,8 @@ from numpy.typing import NDArray
 from tasks.ablate.records import Answers
 from tasks.ablate.statistics import Estimate, contrast
 from tasks.phrases import load_parser, parse
-from tasks.phrases.vocabulary import COLOUR_BASE
+from tasks.report import mentions
 
-THINGS = ("upper", "lower", "footwear", "carried", "head", "hair", "accessory")
-"""Groups of the parser whose head nouns count: not the person, not the scene."""
 KINDS = ("colour", "thing", "attribute")
 
 
@@ -48,12 +46,13 @@ def mentioned(captions: Sequence[str]) -> list[frozenset[tuple[str, str]]]:
     out = []
     for phrases in parse(load_parser(), captions):
         found: set[tuple[str, str]] = set()
-        for phrase in phrases:
-            words = (colour.split()[-1] for colour in phrase.colours)
-            found |= {("colour", COLOUR_BASE.get(word, word)) for word in words}
-            if phrase.group in THINGS:
-                found.add(("thing", phrase.head))
-            found |= {("attribute", f"{each.kind}: {each.value}") for each in phrase.attributes}
+        for kind, value in mentions.mentioned(phrases):  # as the report of a run groups them
+            if kind == "colour":
+                found.add((kind, value))
+            elif kind in mentions.THINGS:
+                found.add(("thing", value))
+            elif kind != mentions.GROUP:
+                found.add(("attribute", f"{kind}: {value}"))
         out.append(frozenset(found))
     return out
 

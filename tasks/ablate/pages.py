@@ -21,7 +21,7 @@ from markupsafe import Markup
 
 from tasks.ablate import tables
 from tasks.ablate.records import ExperimentLike, Record
-from tasks.ablate.results import Compared, Results, chance, gather, signed
+from tasks.ablate.results import Compared, Results, chance, gather, interval, signed
 from tasks.ablate.sections import RESAMPLES, build
 from tasks.report.figures import duration
 from tasks.report.gather import is_drawn
@@ -96,7 +96,8 @@ def _about(results: Results, command: str, shared_seconds: float) -> list[str]:
     """Command, commits, compute, and what is missing."""
     said = [f"`{command}`"] if command else []
     if results.commits:
-        said.append("commit " + ", ".join(commit[:10] for commit in results.commits))
+        short = (commit.partition("-") for commit in results.commits)
+        said.append("commit " + ", ".join(f"{name[:10]}{dash}{rest}" for name, dash, rest in short))
     spent = results.core_seconds + shared_seconds
     if spent:
         shared = f", of it {duration(shared_seconds)} for what runs share" if shared_seconds else ""
@@ -112,10 +113,11 @@ def _told(each: Compared) -> str:
     stated, found = each.stated, each.found
     if found is None:
         return f"{stated.name}: not computed yet."
-    text = (
-        f"{stated.name}: {signed(found.value)} points of R@1 "
-        f"({signed(found.low)} to {signed(found.high)})"
+    text = f"{stated.name}: {signed(found.value)} points of R@1" + (
+        f" ({interval(found)})" if each.seeds > 1 else ""
     )
+    if each.seeds < each.planned:
+        return f"{text}, {each.verdict}."
     if math.isnan(each.adjusted):
         return f"{text}, from one seed."
     return f"{text}, p {chance(each.adjusted)} after Holm: {each.verdict}."

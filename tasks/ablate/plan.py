@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.ablate.experiment import Arm, Experiment
-from tasks.ablate.graph import DVC_FILE, Graph
+from tasks.ablate.graph import DVC_FILE, Graph, content
 from tasks.errors import PedAlignError
 from tasks.inputs import NOTHING
 from tasks.params import read_yaml
@@ -146,11 +146,16 @@ def _arm_plan(
         maker = graph.maker(path)
         return path if maker is None else f"{path} of {stages[maker]}"
 
+    starts = [
+        content(path) if graph.maker(path) is None else source(path)
+        for path in (params["inputs"][name] for name in ("vision", "text", "init"))
+    ]
     runs = []
     for seed in arm.seeds:
         pretrain = digest(
-            _counts(params["pretrain"]), [source(path) for path in reads], params["machine"], seed
-        )
+            _counts(params["pretrain"]), [source(path) for path in reads], starts,
+            params["machine"], seed,
+        )  # fmt: skip
         finetune = digest(
             _seedless(tuning), [source(path) for path in used[len(experiment.runs()) :]], pretrain
         )

@@ -99,7 +99,12 @@ class Record:
     folder: Path
     arm: str
     seed: int
-    commit: str
+    commits: Sequence[str]
+    """Of the code that trained and measured it, that of the measuring first."""
+    device: str
+    """Kind of device that it was computed on; empty where it does not say."""
+    trainings: Mapping[str, str]
+    """Key of each training that it may share with others, by part of ``core_seconds``."""
     core_seconds: Mapping[str, float]
     figures: Mapping[str, Mapping[str, float]]
     """Measures in percent by evaluation (`EVALUATIONS`), of those that there are."""
@@ -156,7 +161,15 @@ def read_record(folder: Path) -> Record:
             folder=folder,
             arm=str(body["arm"]),
             seed=int(body["seed"]),
-            commit=str(body.get("commit") or ""),
+            commits=tuple(
+                dict.fromkeys(
+                    str(commit)
+                    for commit in (body.get("commit"), *(body.get("made_by") or ()))
+                    if commit
+                )
+            ),
+            device=str(body.get("device") or ""),
+            trainings=dict(body.get("trainings") or {}),
             core_seconds={k: float(v) for k, v in (body.get("core_seconds") or {}).items()},
             figures={
                 name: {m: float(body[name][m]) for m in MEASURES}

@@ -50,12 +50,21 @@ class Compared:
     """The smallest difference found with 80 % power at Holm's first level; NaN without seeds."""
     besides: Mapping[tuple[str, str], Estimate]
     """By evaluation and measure, see `BESIDES`; no claim."""
+    planned: int
+    """Seeds that both arms are to have."""
+
+    @property
+    def seeds(self) -> int:
+        """Seeds that both arms have."""
+        return min(self.found.seeds) if self.found is not None else 0
 
     @property
     def verdict(self) -> str:
-        """What can be said."""
+        """What can be said; nothing before all seeds are in, or one could stop where it suits."""
         if self.found is None:
             return "not computed yet"
+        if self.seeds < self.planned:
+            return f"interim: {self.seeds} of {self.planned} seeds"
         if math.isnan(self.adjusted):
             return "one seed: nothing can be said"
         if self.adjusted >= LEVEL:
@@ -94,13 +103,24 @@ class Results:
     @property
     def commits(self) -> list[str]:
         """Commits of the runs, the most frequent first."""
-        counts = Counter(r.commit for runs in self.runs.values() for r in runs if r.commit)
-        return [commit for commit, _ in counts.most_common()]
+        runs = [run for runs in self.runs.values() for run in runs]
+        return [commit for commit, _ in Counter(c for r in runs for c in r.commits).most_common()]
+
+    @property
+    def devices(self) -> list[str]:
+        """Kinds of devices that the runs were computed on."""
+        return sorted({r.device for runs in self.runs.values() for r in runs if r.device})
 
     @property
     def core_seconds(self) -> float:
-        """CPU seconds of all runs."""
-        return sum(sum(r.core_seconds.values()) for runs in self.runs.values() for r in runs)
+        """CPU seconds of all runs; a training that several share counts once."""
+        spent = {
+            run.trainings.get(part) or f"{run.folder} {part}": seconds
+            for runs in self.runs.values()
+            for run in runs
+            for part, seconds in run.core_seconds.items()
+        }
+        return sum(spent.values())
 
     @property
     def main(self) -> list[str]:
@@ -139,13 +159,16 @@ def gather(
     odd: list[str] = []
     for arm, mine in runs.items():
         for evaluation in EVALUATIONS:
-            found = read_answers(mine, evaluation)
-            if found is not None:
-                answers[arm, evaluation] = found
-                odd += differing(mine, evaluation, found)
+            lined_up = read_answers(mine, evaluation)
+            if lined_up is not None:
+                answers[arm, evaluation] = lined_up
+                odd += differing(mine, evaluation, lined_up)
+    found = Results(experiment, runs, answers, _compare(experiment, runs, answers, resamples), odd)
+    if len(found.devices) > 1:
+        odd.append(f"runs were computed on {' and '.join(found.devices)}")
     for line in odd:
         log.warning("%s", line)
-    return Results(experiment, runs, answers, _compare(experiment, runs, answers, resamples), odd)
+    return found
 
 
 def claimed(runs: Mapping[str, Sequence[Record]]) -> str:
@@ -171,9 +194,14 @@ def _compare(
         return contrast(better, plain, resamples=resamples, paired=True)
 
     found = [measured(each, evaluation, CLAIM) for each in stated]
-    told = [math.nan if f is None or min(f.seeds) < 2 else f.p for f in found]
+    seeds = {name: len(arm.seeds) for name, arm in experiment.arms.items()}
+    planned = [min(seeds.get(each.better, 0), seeds.get(each.plain, 0)) for each in stated]
+    told = [
+        math.nan if f is None or min(f.seeds) < max(2, wanted) else f.p
+        for f, wanted in zip(found, planned, strict=True)
+    ]
     out = []
-    for each, estimate, p in zip(stated, found, holm(told), strict=True):
+    for each, estimate, p, wanted in zip(stated, found, holm(told), planned, strict=True):
         smallest = math.nan
         if estimate is not None and min(estimate.seeds) > 1:
             smallest = estimate.smallest(LEVEL / len(stated))
@@ -182,7 +210,7 @@ def _compare(
             for key in BESIDES
             if key != (evaluation, CLAIM) and (beside := measured(each, *key)) is not None
         }
-        out.append(Compared(each, estimate, p, smallest, besides))
+        out.append(Compared(each, estimate, p, smallest, besides, wanted))
     return out
 
 
@@ -201,6 +229,13 @@ def signed(value: float, digits: int = 2) -> str:
     return "–" if not math.isfinite(value) else f"{value:+.{digits}f}"
 
 
+def interval(found: Estimate, digits: int = 2) -> str:
+    """The 95 % interval over people and seeds; one seed has none."""
+    if min(found.seeds) < 2:
+        return "–"
+    return f"{signed(found.low, digits)} to {signed(found.high, digits)}"
+
+
 def chance(p: float) -> str:
     """A p-value."""
     if math.isnan(p):
@@ -216,6 +251,7 @@ __all__ = [
     "Results",
     "chance",
     "gather",
+    "interval",
     "signed",
     "spread",
 ]

@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 METRICS = ("R1", "R5", "R10", "mAP", "mINP")
 SEEN = ("pairs", "people", "regions", "skipped", "steps", "epochs")
 """What a training's record counts."""
-SPENT = "spent.json"
+SPENT, MADE = "spent.json", "made.json"
 _EVERY = 10.0
 """Seconds between notes of the time used."""
 
@@ -179,17 +179,25 @@ class Worker:
                 progress=progress,
             )
 
-        return self._trained(self.finetune_key(), make)
+        # The test's choice is written after the honest one; a kill may come in between.
+        last = f"{BY_TEST}/{TRAINING_FILE}" if section.keep_test_choice else TRAINING_FILE
+        return self._trained(self.finetune_key(), make, last)
 
     def _trained(
-        self, key: str, make: Callable[[Path, Callable[[int, int, Row], None]], None]
+        self,
+        key: str,
+        make: Callable[[Path, Callable[[int, int, Row], None]], None],
+        last: str = TRAINING_FILE,
     ) -> Path:
+        """Have a training made unless its last file is there."""
         folder = self.folder(key)
         with training(self.root, key):
-            if not (folder / "finished" / TRAINING_FILE).exists():
+            if not (folder / "finished" / last).exists():
                 folder.mkdir(parents=True, exist_ok=True)
                 with _Clock(folder / SPENT) as clock:
                     make(folder, clock.note)
+                made = {"commit": self.order.commit, "torch": torch.__version__}
+                atomic_write(folder / MADE, json.dumps(made).encode())
                 (folder / RUNNING).unlink(missing_ok=True)
         return folder / "finished"
 
@@ -216,7 +224,13 @@ class Worker:
         }
         told = {
             "commit": self.order.commit,
+            "made_by": [_maker(path.parent) for path in (start, tuned) if path is not None],
+            "device": device().type,
             "key": folder.name,
+            "trainings": {
+                "pretrain": start.parent.name,
+                "finetune": tuned.parent.name if tuned else "",
+            },
             "core_seconds": seconds,
             "pretraining": learned(start),
             "fine_tuning": learned(tuned) if tuned else None,
@@ -279,6 +293,12 @@ class _Clock:
 
     def __exit__(self, *_: object) -> None:
         self._write()
+
+
+def _maker(folder: Path) -> str:
+    """Commit of the code that made a training; empty where an earlier version did not say."""
+    path = folder / MADE
+    return str(json.loads(path.read_bytes())["commit"]) if path.exists() else ""
 
 
 def _spent(folder: Path) -> float:

@@ -6,14 +6,15 @@ Every section has what the records allow and is left out where they allow nothin
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from tasks.ablate import disagreement, figures, mentions, paper, tables
 from tasks.ablate.records import EVALUATIONS, MEASURES
-from tasks.ablate.results import CLAIM, Compared, Results, chance
-from tasks.ablate.statistics import contrast
+from tasks.ablate.results import CLAIM, LEVEL, Compared, Results, chance
+from tasks.ablate.statistics import Estimate, contrast
 from tasks.report import encode_png
 from tasks.report import gap as gap_report
 from tasks.report.domains import domain_map
@@ -73,9 +74,10 @@ def _claims(results: Results) -> Section:
     rows = [
         figures.ContrastRow(
             each.stated.name,
-            figures.Dot(each.found.value, each.found.low, each.found.high, _gains(results, each)),
+            _estimated(each.found, _gains(results, each)),
             each.smallest,
             _sure(each),
+            each.adjusted < LEVEL,
         )
         for each in results.compared
         if each.found is not None
@@ -107,7 +109,7 @@ def _gains(results: Results, each: Compared) -> list[float]:
 
 def _sure(each: Compared) -> str:
     if math.isnan(each.adjusted):
-        return "one seed"
+        return "one seed" if each.planned < 2 else each.verdict
     return f"p {chance(each.adjusted)} (Holm)"
 
 
@@ -133,8 +135,13 @@ def _dot(results: Results, arm: str, evaluation: str) -> figures.Dot | None:
     if answers is None:
         return None
     scores = answers.scores(CLAIM)
-    found = contrast(scores, resamples=RESAMPLES)
-    return figures.Dot(found.value, found.low, found.high, scores.means.tolist())
+    return _estimated(contrast(scores, resamples=RESAMPLES), scores.means.tolist())
+
+
+def _estimated(found: Estimate, seeds: Sequence[float]) -> figures.Dot:
+    """A dot with its interval, which one seed does not have."""
+    ends = (found.low, found.high) if min(found.seeds) > 1 else (math.nan, math.nan)
+    return figures.Dot(found.value, *ends, seeds)
 
 
 def _paper(results: Results, where: str) -> Section:

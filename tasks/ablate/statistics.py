@@ -355,8 +355,8 @@ def smallest_detectable(
         wanted: Power.
 
     Returns:
-        In the unit of the error; infinite where there is no error to speak of (one seed, one
-        person).
+        In the unit of the error; infinite where nobody knows the error, 0 where it is 0 (two arms
+        that answer alike).
     """
     if not np.isfinite(error) or error <= 0:
         return float("inf") if not np.isfinite(error) else 0.0

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from tasks.ablate import paper
 from tasks.ablate.records import EVALUATIONS, MEASURES
-from tasks.ablate.results import LEVEL, Compared, Results, chance, signed, spread
+from tasks.ablate.results import LEVEL, Compared, Results, chance, interval, signed, spread
 from tasks.ablate.statistics import contrast, smallest_detectable
 from tasks.report.figures import duration
 from tasks.report.parts import Grid
@@ -92,11 +92,11 @@ def _claim(each: Compared) -> list[str]:
     return [
         *said,
         signed(found.value),
-        f"{signed(found.low)} to {signed(found.high)}",
-        chance(found.p if min(found.seeds) > 1 else math.nan),
+        interval(found),
+        chance(found.p if each.seeds >= max(2, each.planned) else math.nan),
         chance(each.adjusted),
         f"{each.smallest:.2f}" if math.isfinite(each.smallest) else "–",
-        str(found.seeds[0]),
+        str(each.seeds) if each.seeds >= each.planned else f"{each.seeds} of {each.planned}",
         f"{found.people:,}",
         each.verdict,
     ]
@@ -106,7 +106,7 @@ def _interval(each: Compared, key: tuple[str, str]) -> str:
     found = each.besides.get(key)
     if found is None:
         return "–"
-    return f"{signed(found.value)} ({signed(found.low)} to {signed(found.high)})"
+    return f"{signed(found.value)} ({interval(found)})"
 
 
 def varying(results: Results) -> Grid | None:
@@ -229,7 +229,8 @@ def measures_csv(results: Results, resamples: int = 4000) -> str:
             found = contrast(answers.scores(measure), resamples=resamples)
             means = answers.scores(measure).means
             sd = f"{means.std(ddof=1):.4f}" if len(means) > 1 else ""
-            numbers = [f"{v:.4f}" for v in (found.value, found.low, found.high)]
+            ends = (found.low, found.high) if len(means) > 1 else ()
+            numbers = [f"{v:.4f}" for v in (found.value, *ends)] + [""] * (2 - len(ends))
             writer.writerow([arm, evaluation, measure, len(means), numbers[0], sd, *numbers[1:]])
     return sink.getvalue()
 
@@ -245,5 +246,5 @@ def runs_csv(results: Results) -> str:
         for run in runs:
             cells = [run.figures.get(evaluation, {}).get(measure) for evaluation, measure in names]
             seconds = f"{sum(run.core_seconds.values()):.1f}"
-            writer.writerow([run.arm, run.seed, *cells, seconds, run.commit])
+            writer.writerow([run.arm, run.seed, *cells, seconds, " ".join(run.commits)])
     return sink.getvalue()

@@ -31,7 +31,7 @@ from ruamel.yaml import YAML
 
 from tasks.ablate.plan import ArmPlan, Plan, Run
 from tasks.inputs import NOTHING
-from tasks.provenance import ROOT
+from tasks.provenance import ROOT, folder_digest
 from tasks.runtime import RUNTIME_FILE
 from tasks.shards import atomic_write
 from tasks.store import link_or_copy
@@ -109,11 +109,7 @@ class Workspace:
         (folder / "data").mkdir(exist_ok=True)
         for name in FILES:
             shutil.copyfile(ROOT / name, folder / name)
-        if Path(RUNTIME_FILE).exists():
-            shutil.copyfile(RUNTIME_FILE, folder / RUNTIME_FILE)
-        with (folder / "params.yaml").open("w", encoding="utf-8") as sink:
-            YAML().dump(json.loads(json.dumps(each.arm.params)), sink)
-        self._link_datasets(folder, each.arm.params)
+        self._set_up(folder, each.arm.params)
         store = self.root / "store"
         store.mkdir(exist_ok=True)
         if not (folder / ".cache").exists():
@@ -129,6 +125,26 @@ class Workspace:
                 self._dvc(folder, "config", "-q", key, value)
         return folder
 
+    def refresh(self, each: ArmPlan) -> None:
+        """Bring what runs read of a finished project up to date: weights, parameters, links."""
+        folder = self.project(each.variant)
+        if folder_digest(ROOT / "models") != folder_digest(folder / "models"):
+            shutil.rmtree(folder / "models")
+            shutil.copytree(
+                ROOT / "models", folder / "models", ignore=shutil.ignore_patterns("__pycache__")
+            )
+        self._set_up(folder, each.arm.params)
+
+    def _set_up(self, folder: Path, params: Mapping[str, Any]) -> None:
+        """Write the parameters, this machine's runtime.yaml if there is one, and links."""
+        if Path(RUNTIME_FILE).exists():
+            shutil.copyfile(RUNTIME_FILE, folder / RUNTIME_FILE)
+        else:
+            (folder / RUNTIME_FILE).unlink(missing_ok=True)
+        with (folder / "params.yaml").open("w", encoding="utf-8") as sink:
+            YAML().dump(json.loads(json.dumps(params)), sink)
+        self._link_datasets(folder, params)
+
     @staticmethod
     def _dvc(folder: Path, *arguments: str) -> None:
         subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=folder, check=True)
@@ -143,6 +159,8 @@ class Workspace:
         for path in wanted:
             place = folder / path
             inside = not path.is_absolute() and path.as_posix().startswith("data/")
+            if inside and place.is_symlink() and not place.exists():
+                place.unlink()  # of another machine, or of a dataset that has moved
             if inside and path.exists() and not place.exists():
                 place.parent.mkdir(parents=True, exist_ok=True)
                 place.symlink_to(path.resolve())
@@ -163,17 +181,22 @@ class Workspace:
         path = self.project(each.variant) / FINISHED
         atomic_write(path, (json.dumps(told, indent=1) + "\n").encode())
 
-    def gap(self, each: ArmPlan) -> float | None:
-        """CPU seconds that the stage `gap` took in an arm's project; None if it has not run."""
+    def gap(self, each: ArmPlan, identity: str) -> float | None:
+        """CPU seconds that the stage `gap` took in an arm's project; None if it has not run.
+
+        Args:
+            each: The arm.
+            identity: Of the stage (`tasks.ablate.graph`).
+        """
         path = self.project(each.variant) / GAP
         if not path.exists():
             return None
         told = json.loads(path.read_bytes())
-        return float(told["seconds"]) if told["variant"] == each.variant else None
+        return float(told["seconds"]) if told["identity"] == identity else None
 
-    def finish_gap(self, each: ArmPlan, seconds: float, commit: str) -> None:
+    def finish_gap(self, each: ArmPlan, identity: str, seconds: float, commit: str) -> None:
         """Note that the stage `gap` ran in an arm's project."""
-        told = {"variant": each.variant, "commit": commit, "seconds": round(seconds, 1)}
+        told = {"identity": identity, "commit": commit, "seconds": round(seconds, 1)}
         path = self.project(each.variant) / GAP
         atomic_write(path, (json.dumps(told, indent=1) + "\n").encode())
 

@@ -60,6 +60,11 @@ _TABLE_KINDS = {"hair": "hair", "head": "on the head", "upper": "upper body", "l
                 "footwear": "footwear", "carried": "carried",
                 "accessory": "accessory"}  # fmt: skip
 
+THINGS = frozenset(_TABLE_KINDS.values())
+"""Kinds whose values are things."""
+GROUP = "names"
+"""The kind whose values are groups of things."""
+
 Mentioned = tuple[str, str]
 """Kind ("colour", "upper body", "pattern", "names") and value ("red", "coat", "striped")."""
 
@@ -120,7 +125,7 @@ def mentioned(phrases: Iterable[Phrase]) -> set[Mentioned]:
         found |= {("colour", colour.rpartition(" ")[2]) for colour in phrase.colours}
         found |= {(a.kind, a.value) for a in phrase.attributes if a.kind not in _IDLE_KINDS}
         if phrase.group in _THINGS:
-            found.add(("names", _THINGS[phrase.group]))
+            found.add((GROUP, _THINGS[phrase.group]))
             if phrase.head not in _BODY:
                 found.add((_TABLE_KINDS[phrase.group], phrase.head))
     return found

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from flows.ablate import Ablation
+from tasks.ablate.workspaces import Workspace
 from tests.projects import ROOT, Project
 
 pytestmark = [pytest.mark.dvc, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -135,14 +136,15 @@ def test_the_gap_is_measured_once_and_after_its_data(
         return outcomes[len(asked) - 1]
 
     monkeypatch.setattr(Ablation, "_rebuild", rebuild)
+    monkeypatch.setattr(Workspace, "refresh", lambda self, each: None)
     assert found.compute() == []
     assert asked == []
     project = found.workspace.project(each.variant)
     project.mkdir(parents=True)
     found.workspace.finish(each, {}, "abc")
     assert found.compute() == ["gap of pairs: dvc stopped with 1"]
-    assert found.workspace.gap(each) is None
+    assert found.workspace.gap(*found._gap_of("pairs")) is None
     assert found.compute() == []
-    assert found.workspace.gap(each) == 3.0
+    assert found.workspace.gap(*found._gap_of("pairs")) == 3.0
     assert found.compute() == []
     assert asked == [(project, "gap")] * 2

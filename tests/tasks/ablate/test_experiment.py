@@ -150,6 +150,32 @@ def test_without_pretraining_only_the_target_is_read(tmp_path: Path) -> None:
     assert plan.arms["none"].stages["ingest@target"] == plan.arms["all"].stages["ingest@target"]
 
 
+def test_other_weights_and_annotations_are_other_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What no stage makes counts by its content, under the same path."""
+    path = write(tmp_path, {"all": {}, "none": {"pretrain.init": "none"}})
+    monkeypatch.chdir(tmp_path)
+    for weights in ("swin", "bert", "captioner"):
+        (tmp_path / "models" / "tiny" / weights).mkdir(parents=True)
+        (tmp_path / "models" / "tiny" / weights / "model.safetensors").write_bytes(b"one")
+    before = make_plan(read_experiment(path), DVC)
+    assert [run.result for run in make_plan(read_experiment(path), DVC).runs] == [
+        run.result for run in before.runs
+    ]
+    (tmp_path / "models" / "tiny" / "swin" / "model.safetensors").write_bytes(b"two")
+    after = make_plan(read_experiment(path), DVC)
+    for arm in ("all", "none"):
+        assert after.arms[arm].stages == before.arms[arm].stages
+        assert after.arms[arm].runs[0].pretrain != before.arms[arm].runs[0].pretrain
+    (tmp_path / "models" / "tiny" / "captioner" / "model.safetensors").write_bytes(b"two")
+    later = make_plan(read_experiment(path), DVC).arms["all"].stages
+    changed = {
+        name for name, identity in later.items() if identity != after.arms["all"].stages[name]
+    }
+    assert changed == {"caption", "annotate"}
+
+
 def test_a_change_of_fine_tuning_shares_pretrainings(tmp_path: Path) -> None:
     longer = {"finetune.datasets.target.training.epochs": 9}
     plan = make_plan(read(tmp_path, {"short": {}, "long": longer}), DVC)

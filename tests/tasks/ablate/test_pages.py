@@ -204,6 +204,45 @@ def test_one_seed_makes_no_claim(tmp_path):
     assert tables.varying(found) is None
 
 
+def test_before_all_seeds_are_in_nothing_is_claimed(tmp_path):
+    experiment = small(seeds=4)
+    skip = tuple(("restyle-regions", seed) for seed in (2, 3))
+    found = gather(experiment, write_records(experiment, tmp_path / "r", skip=skip), resamples=50)
+    for each in found.compared:  # all three are with restyle-regions
+        assert each.verdict == "interim: 2 of 4 seeds"
+        assert math.isnan(each.adjusted)
+    claims = tables.contrasts(found)[0].rows
+    assert {(row[4], row[5], row[7]) for row in claims} == {("–", "–", "2 of 4")}
+    assert "interim: 2 of 4 seeds." in markdown(found, [], ["x"], "", "")
+
+
+def test_one_seed_has_no_interval(tmp_path):
+    experiment = small(seeds=1)
+    found = gather(experiment, write_records(experiment, tmp_path / "r"), resamples=50)
+    assert {row[3] for row in tables.contrasts(found)[0].rows} == {"–"}
+    rows = tables.measures_csv(found, 50).splitlines()[1:]
+    assert all(row.endswith(",,,") for row in rows)  # neither deviation nor interval
+
+
+def test_who_made_it_on_what_and_what_is_shared_is_told(tmp_path):
+    experiment = small()
+    folders = write_records(experiment, tmp_path / "r")
+    one, other = folders[0], folders[1]
+    for folder, more in (
+        (one, {"made_by": ["feedbeef-dirty"], "device": "cpu", "trainings": {"pretrain": "k"}}),
+        (other, {"device": "cuda", "trainings": {"pretrain": "k"}}),
+    ):
+        body = json.loads((folder / "result.json").read_text())
+        (folder / "result.json").write_text(json.dumps(body | more))
+    assert read_record(one).commits == ("0123456789abcdef", "feedbeef-dirty")
+    found = gather(experiment, folders, resamples=50)
+    assert found.commits == ["0123456789abcdef", "feedbeef-dirty"]
+    assert found.differing == ["runs were computed on cpu and cuda"]
+    assert found.core_seconds == len(folders) * 270 - 150  # one pretraining is of both
+    write(experiment, folders, tmp_path / "out")
+    assert "commit 0123456789, feedbeef-dirty" in (tmp_path / "out" / "ablation.md").read_text()
+
+
 def test_without_fine_tuning_direct_transfer_is_the_claim(recorded, tmp_path):
     experiment, _ = recorded
     folders = write_records(experiment, tmp_path / "r")

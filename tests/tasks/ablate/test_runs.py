@@ -97,3 +97,27 @@ def test_time_adds_up_over_processes(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with runs._Clock(path):
         now += 30
     assert json.loads(path.read_bytes()) == {"seconds": 50.0}
+
+
+def test_a_training_killed_before_its_second_choice_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = runs.Worker(runs.Order(**json.loads(order(tmp_path, 0.5).read_bytes())))
+    worker.root = tmp_path / "root"
+    asked = []
+
+    def make(folder: Path, progress: object) -> None:
+        asked.append(folder)
+        (folder / "finished" / "by-test").mkdir(parents=True, exist_ok=True)
+        (folder / "finished" / "training.json").write_text("{}")
+        if len(asked) == 1:
+            raise KeyboardInterrupt  # between the honest choice and the test's
+        (folder / "finished" / "by-test" / "training.json").write_text("{}")
+
+    with pytest.raises(KeyboardInterrupt):
+        worker._trained("key", make, "by-test/training.json")
+    for _ in range(2):
+        finished = worker._trained("key", make, "by-test/training.json")
+    assert len(asked) == 2
+    made = json.loads((finished.parent / "made.json").read_bytes())
+    assert made["commit"] == worker.order.commit

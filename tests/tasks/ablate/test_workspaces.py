@@ -9,10 +9,12 @@ from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from tasks.ablate.experiment import Experiment
 from tasks.ablate.plan import ArmPlan, Plan, Run
 from tasks.ablate.workspaces import Workspace
+from tasks.provenance import ROOT, folder_digest
 
 SECONDS = {"pretrain": 1.0, "finetune": 2.0, "evaluate": 3.0}
 
@@ -78,13 +80,34 @@ def test_finished_data_is_known_by_what_it_is_of(tmp_path: Path) -> None:
     assert space.look(made).taken == {"i1": 7.2}
 
 
-def test_the_gap_is_known_by_the_data_it_is_of(tmp_path: Path) -> None:
+def test_the_gap_is_known_by_what_it_depends_on(tmp_path: Path) -> None:
     space, made = Workspace(tmp_path), plan(run("a", 0, "r1"))
     each = made.arms["a"]
-    assert space.gap(each) is None
+    assert space.gap(each, "g1") is None
     space.project(each.variant).mkdir(parents=True)
-    space.finish_gap(each, 12.34, "abc")
-    assert space.gap(each) == 12.3
-    note = space.project(each.variant) / "gap.json"
-    note.write_text(note.read_text().replace(each.variant, "another"))
-    assert space.gap(each) is None
+    space.finish_gap(each, "g1", 12.34, "abc")
+    assert space.gap(each, "g1") == 12.3
+    assert space.gap(each, "g2") is None  # another judge, or more pictures
+
+
+def test_a_finished_project_reads_this_machines_settings_and_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    space, made = Workspace(tmp_path / "ablate"), plan(run("a", 0, "r1"))
+    each = made.arms["a"]
+    params = {"inputs": {"init": "data/nothing"}, "ingest": {"datasets": {}}, "x": 1}
+    object.__setattr__(each, "arm", SimpleNamespace(name="a", params=params))
+    folder = space.project(each.variant)
+    (folder / "models").mkdir(parents=True)
+    (folder / "models" / "old.safetensors").touch()
+    (folder / "runtime.yaml").write_text("device: cpu\n")
+    (folder / "data").mkdir()
+    (folder / "data" / "weights").symlink_to("/of/another/machine")
+    (tmp_path / "data" / "weights").mkdir(parents=True)
+    space.refresh(each)
+    assert not (folder / "models" / "old.safetensors").exists()
+    assert folder_digest(folder / "models" / "tiny") == folder_digest(ROOT / "models" / "tiny")
+    assert not (folder / "runtime.yaml").exists()  # the checkout has none
+    assert (folder / "data" / "weights").resolve() == tmp_path / "data" / "weights"
+    assert "x: 1" in (folder / "params.yaml").read_text()
