@@ -3,7 +3,8 @@
     write(experiment, folders, Path("docs/results"), command="pedalign ablate FILE", gallery=shards)
 
 leaves ``ablation.md``, ``ablation.html``, ``ablation-*.png``, ``ablation.csv`` (every mean with its
-interval) and ``ablation-runs.csv``. What stands in ``ablation-findings.md`` beside them is written
+interval), ``ablation-runs.csv`` and ``ablation-queries.csv`` (the rank of every query with every
+run). What stands in ``ablation-findings.md`` beside them is written
 by people and is shown on top of both pages; it is never touched.
 
 What is unusual: pages are written from whatever runs there are, and say how many are missing. The
@@ -88,6 +89,7 @@ def write(
     )
     atomic_write(out / f"{stem}.csv", tables.measures_csv(results, RESAMPLES).encode())
     atomic_write(out / f"{stem}-runs.csv", tables.runs_csv(results).encode())
+    atomic_write(out / f"{stem}-queries.csv", tables.queries_csv(results).encode())
     log.info("%s: %d of %d runs shown", out / f"{stem}.md", results.finished, results.planned)
     return results
 
@@ -181,7 +183,11 @@ def html(
         tiles=_tiles(results),
         sections=[*top, *sections],
         footer=f"{'; '.join(about).replace('`', '')}. Every picture opens with a click.",
-        links={"Every mean": f"{stem}.csv", "every run": f"{stem}-runs.csv"},
+        links={
+            "Every mean": f"{stem}.csv",
+            "every run": f"{stem}-runs.csv",
+            "every query": f"{stem}-queries.csv",
+        },
     )
 
 

@@ -10,6 +10,10 @@ import csv
 import io
 import math
 from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
 
 from tasks.ablate import paper
 from tasks.ablate.records import EVALUATIONS, MEASURES
@@ -248,3 +252,17 @@ def runs_csv(results: Results) -> str:
             seconds = f"{sum(run.core_seconds.values()):.1f}"
             writer.writerow([run.arm, run.seed, *cells, seconds, " ".join(run.commits)])
     return sink.getvalue()
+
+
+def queries_csv(results: Results) -> str:
+    """A row a query: the rank of the first right picture with every run; empty without a match."""
+    first = next(iter(results.answers.values()), None)
+    if first is None:
+        return "uid,person_id,caption\n"
+    columns: dict[str, Any] = {"uid": first.uids, "person_id": first.people}
+    columns["caption"] = first.captions
+    for (arm, evaluation), answers in results.answers.items():
+        for seed, rank_Q in zip(answers.seeds, answers.rank_SQ, strict=True):
+            ranks = pd.Series(rank_Q).replace(np.inf, np.nan).astype("Int64")
+            columns[f"{arm}, seed {seed}, {evaluation}"] = ranks
+    return str(pd.DataFrame(columns).to_csv(index=False, lineterminator="\n"))

@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -125,7 +126,7 @@ def pages(recorded, gallery, tmp_path_factory):
     return out
 
 
-def test_the_page_says_what_is_there_and_what_is_missing(pages):
+def test_the_page_says_what_is_there_and_what_is_missing(pages, recorded):
     page = (pages / "ablation.md").read_text()
     assert "interim: 17 of 18 runs" in page
     assert "`pedalign ablate x.yaml`" in page
@@ -144,6 +145,12 @@ def test_the_page_says_what_is_there_and_what_is_missing(pages):
     lines = (pages / "ablation.csv").read_text().splitlines()
     assert len(lines) == 1 + 6 * 3 * 5
     assert len((pages / "ablation-runs.csv").read_text().splitlines()) == 1 + 17
+    told = pd.read_csv(pages / "ablation-queries.csv")
+    assert told.shape == (120, 3 + 17 * 3)
+    first = pq.read_table(recorded[1][0] / "tuned.parquet").to_pandas()
+    ranks = first.set_index("uid")["rank_of_first"]
+    column = "no-pretraining, seed 0, tuned"
+    assert told.set_index("uid")[column].to_dict() == ranks.to_dict()
 
 
 def test_the_same_records_give_the_same_bytes(recorded, gallery, pages, tmp_path):
