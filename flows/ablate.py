@@ -35,7 +35,7 @@ from tasks.shards import atomic_write
 
 log = logging.getLogger("flows.ablate")  # also where it runs as __main__
 
-PLAN_FILE = "ablation-plan.md"
+PLAN_FILE, RECORDS_FILE = "ablation-plan.md", "ablation-records.tar.xz"
 _QUIET = {"DO_NOT_TRACK": "1", "DVC_NO_ANALYTICS": "1", "TQDM_MININTERVAL": "30"}
 
 
@@ -51,6 +51,7 @@ class Ablation:
         jobs: int = 2,
         nice: int = 5,
         refresh: bool = False,
+        records: Path | None = None,
     ) -> None:
         """Read the experiment and see what is finished.
 
@@ -61,12 +62,18 @@ class Ablation:
             jobs: Runs at once.
             nice: Politeness of the processes, as of ``nice -n``.
             refresh: Whether DVC looks at finished data again: code may have changed.
+            records: Finished runs of another machine, as `tell` packs them; None for none.
 
         Raises:
             PedAlignError: The experiment is not one, or an arm is unknown.
         """
         self.experiment = read_experiment(file)
         self.workspace = Workspace((cache_root() / "ablate").resolve())
+        if records is not None:
+            from tasks.ablate.archive import unpack  # pyarrow, which a plan does without
+
+            taken = unpack(records, self.workspace.root / "records" / self.experiment.name)
+            log.info("%d runs taken from %s", len(taken), records)
         self.plan = self.workspace.look(make_plan(self.experiment))
         self._arms = list(arms) or list(self.experiment.arms)
         self._seeds, self._jobs, self._nice, self._refresh = seeds, jobs, nice, refresh
@@ -310,6 +317,7 @@ class Ablation:
     def tell(self, out: Path) -> None:
         """Write tables, figures and the page of the finished runs."""
         # Matplotlib, which the plan does without.
+        from tasks.ablate.archive import pack
         from tasks.ablate.pages import write
         from tasks.report.sources import Sources
 
@@ -330,6 +338,8 @@ class Ablation:
             domains=domains,
             shared_seconds=shared,
         )
+        shown = [arm for each in self.experiment.contrasts[:1] for arm in (each.better, each.plain)]
+        pack(self.records(), out / RECORDS_FILE, whole={(arm, 0) for arm in shown})
 
 
 def _environment(**more: str) -> dict[str, str]:
@@ -359,6 +369,7 @@ def ablate(
     jobs: int = 2,
     nice: int = 5,
     refresh: bool = False,
+    records: Path | None = None,
 ) -> int:
     """Compute an experiment, or say what it would compute; see `Ablation`.
 
@@ -372,6 +383,7 @@ def ablate(
         jobs: See `Ablation`.
         nice: See `Ablation`.
         refresh: See `Ablation`.
+        records: See `Ablation`.
 
     Returns:
         An exit code: 1 if something failed.
@@ -379,7 +391,9 @@ def ablate(
     Raises:
         PedAlignError: The experiment is not one, or another process computes it.
     """
-    found = Ablation(file, arms=arms, seeds=seeds, jobs=jobs, nice=nice, refresh=refresh)
+    found = Ablation(
+        file, arms=arms, seeds=seeds, jobs=jobs, nice=nice, refresh=refresh, records=records
+    )
     if plan:
         text = found.plan_text()
         sys.stdout.write(text)

@@ -31,6 +31,10 @@ def ablate(
     refresh: Annotated[
         bool, typer.Option("--refresh", help="Let DVC look at finished data again")
     ] = False,
+    records: Annotated[
+        Path | None,
+        typer.Option(help="Take finished runs from this ablation-records.tar.xz", exists=True),
+    ] = None,
 ) -> None:
     """Compute an experiment: every arm, with every seed, sharing what arms have in common.
 
@@ -52,6 +56,7 @@ def ablate(
         jobs=jobs,
         nice=nice,
         refresh=refresh,
+        records=records,
     )
     if code:
         raise typer.Exit(code)
