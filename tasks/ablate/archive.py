@@ -85,13 +85,13 @@ def unpack(path: Path, folder: Path) -> list[Path]:
         raise _no_archive(path, str(error)) from error
     new = []
     for run, files in sorted(found.items()):
-        place = folder.joinpath(*run.parts)
-        if (place / RESULT).exists():
+        out = folder.joinpath(*run.parts)
+        if (out / RESULT).exists():
             continue
-        place.mkdir(parents=True, exist_ok=True)
+        out.mkdir(parents=True, exist_ok=True)
         for name in sorted(files, key=lambda name: name == RESULT):  # which says that all is there
-            atomic_write(place / name, files[name])
-        new.append(place)
+            atomic_write(out / name, files[name])
+        new.append(out)
     return new
 
 
