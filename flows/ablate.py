@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from flows import guard
+from flows import guard, servers
 from tasks.ablate.experiment import read_experiment
 from tasks.ablate.graph import DVC_FILE, Graph
 from tasks.ablate.plan import ArmPlan, Run, make_plan, table
@@ -402,7 +402,8 @@ def ablate(
         return 0
     failed: list[str] = []
     if not tables:
-        with guard.start(), output_lock(found.workspace.root, found.workspace.root):
+        server = servers.shared().folder  # of the rebuilds
+        with guard.start(server), output_lock(found.workspace.root, found.workspace.root):
             failed = found.compute()
     if out is not None:
         found.tell(out)

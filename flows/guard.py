@@ -24,6 +24,8 @@ from pathlib import Path
 
 import psutil
 
+from flows.leases import Shared
+
 INTERVAL = 0.5
 SHELLS = frozenset({"sh", "ash", "bash", "dash", "fish", "ksh", "zsh"})
 
@@ -100,11 +102,16 @@ def kill(processes: Iterable[psutil.Process]) -> None:
 
 
 @contextlib.contextmanager
-def start() -> Iterator[None]:
-    """Have the descendants of this process ended after it, however it ends."""
+def start(shared: Path | None = None) -> Iterator[None]:
+    """Have the descendants of this process ended after it, however it ends.
+
+    Args:
+        shared: Folder of a process that others may use too (`flows.leases`): it is spared while
+            they do.
+    """
     # Its own streams: a guard that held this process's pipe would keep a reader waiting.
     guard = subprocess.Popen(
-        [sys.executable, "-m", "flows.guard", str(os.getpid())],
+        [sys.executable, "-m", "flows.guard", str(os.getpid()), *([str(shared)] if shared else [])],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -117,7 +124,7 @@ def start() -> Iterator[None]:
         guard.wait()
 
 
-def main(pid: int) -> None:
+def main(pid: int, shared: Shared | None = None) -> None:
     """Follow a process until it ends, then end what it has left."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
@@ -129,8 +136,17 @@ def main(pid: int) -> None:
                 if child.pid != os.getpid():
                     seen.setdefault(child.pid, child)
             time.sleep(INTERVAL)
+    if shared is None:
+        kill(seen.values())
+        return
+    # The moment in which it was started may have been seen.
+    spared = shared.process()
+    with contextlib.suppress(psutil.Error):
+        for process in [spared, *spared.children(recursive=True)] if spared else []:
+            seen.pop(process.pid, None)
     kill(seen.values())
+    shared.release()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), *(Shared(Path(folder)) for folder in sys.argv[2:3]))

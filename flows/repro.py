@@ -39,7 +39,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flows import faults, guard, lanes, liveness, mending, supplies, windows
-from flows.servers import shared_server
+from flows.servers import shared, shared_server
 from flows.stage import GROUP_VARIABLE, PARENT_VARIABLE
 from tasks.errors import PedAlignError
 from tasks.inputs import NOTHING
@@ -315,7 +315,7 @@ def main(arguments: list[str]) -> None:
             supplies.check()
         for said in (*mending.mend(), *changed_datasets()):
             console.print(f"[yellow]{said}[/yellow]")
-        with guard.start(), ThreadPoolExecutor(1) as asking:
+        with guard.start(shared().folder), ThreadPoolExecutor(1) as asking:
             # DVC looks for what has changed while the server starts.
             planned = asking.submit(lanes.plan if command == ["repro"] else lanes.whole)
             with shared_server() as url, temporary_settings({PREFECT_API_URL: url}):

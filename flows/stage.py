@@ -35,7 +35,7 @@ from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 from prefect.states import Failed
 
 from flows import faults, guard, liveness, mending, supplies
-from flows.servers import find_server
+from flows.servers import using_server
 from flows.workers import server_for_workers, task_runner
 from tasks.disk import cache_use
 from tasks.locks import output_lock
@@ -75,7 +75,7 @@ def run(flow: Flow[..., Any], *outputs: Path, **arguments: Any) -> None:
         if "DVC_STAGE" in os.environ:
             supplies.check_for_dvc()
         with ExitStack() as held:
-            if url := find_server():
+            if url := held.enter_context(using_server()):
                 held.enter_context(temporary_settings({PREFECT_API_URL: url}))
             else:
                 log.warning("no Prefect server: task history is incomplete; `make ui` starts one")
