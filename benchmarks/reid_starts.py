@@ -36,6 +36,7 @@ def trained(section: ReidParams) -> Path:
         "reid starts",
         inputs=[read_manifest(location(section.images)).digest],
         params=section,
+        code=["tasks.reid.run"],
         revisions={"start": model_revision(section.start)},
         device=device().type,
     )

@@ -69,12 +69,14 @@ class Ablation:
         """
         self.experiment = read_experiment(file)
         self.workspace = Workspace((cache_root() / "ablate").resolve())
+        planned = make_plan(self.experiment)
         if records is not None:
             from tasks.ablate.archive import unpack  # pyarrow, which a plan does without
 
-            taken = unpack(records, self.workspace.root / "records" / self.experiment.name)
+            folder = self.workspace.root / "records" / self.experiment.name
+            taken = unpack(records, folder, {run.result for run in planned.runs})
             log.info("%d runs taken from %s", len(taken), records)
-        self.plan = self.workspace.look(make_plan(self.experiment))
+        self.plan = self.workspace.look(planned)
         self._arms = list(arms) or list(self.experiment.arms)
         self._seeds, self._jobs, self._nice, self._refresh = seeds, jobs, nice, refresh
         self._commit = commit()
@@ -170,7 +172,11 @@ class Ablation:
             return ""
         log.info("gap of %s", each.arm.name)
         self.workspace.refresh(each)
-        fault, used = self._rebuild(self.workspace.project(each.variant), ("gap",))
+        fault, used = self._rebuild(
+            # Alone: what it reads is finished, whatever has become of the code since.
+            self.workspace.project(each.variant),
+            ("--single-item", "gap"),
+        )
         if fault:
             return f"gap of {each.arm.name}: {fault}"
         self.workspace.finish_gap(each, identity, used, self._commit)

@@ -10,6 +10,7 @@ that are shown so. The same records give the same bytes.
 from __future__ import annotations
 
 import io
+import json
 import tarfile
 from collections.abc import Collection, Iterable
 from pathlib import Path, PurePosixPath
@@ -59,12 +60,14 @@ def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
     archive.addfile(entry, io.BytesIO(content))
 
 
-def unpack(path: Path, folder: Path) -> list[Path]:
-    """Put the records of a file where an experiment keeps them; what is there stays as it is.
+def unpack(path: Path, folder: Path, planned: Collection[str] = ()) -> list[Path]:
+    """Put the records of a file where an experiment keeps them.
 
     Args:
         path: What `pack` wrote.
-        folder: Of the experiment's records.
+        folder: Of the experiment's records. A record that is there stays if it is of a planned
+            run, or if nobody says what is planned.
+        planned: Identities of the runs that are planned.
 
     Returns:
         Folders of the runs that were not there.
@@ -86,7 +89,9 @@ def unpack(path: Path, folder: Path) -> list[Path]:
     new = []
     for run, files in sorted(found.items()):
         out = folder.joinpath(*run.parts)
-        if (out / RESULT).exists():
+        if (out / RESULT).exists() and (
+            not planned or json.loads((out / RESULT).read_bytes()).get("run") in planned
+        ):
             continue
         out.mkdir(parents=True, exist_ok=True)
         for name in sorted(files, key=lambda name: name == RESULT):  # which says that all is there

@@ -21,6 +21,7 @@ from typing import Any
 
 from pydantic import Field
 
+from tasks.arithmetic import fastest
 from tasks.errors import PedAlignError
 from tasks.params import Positive, PositiveFloat, check_section, params, read_yaml
 
@@ -190,7 +191,7 @@ def read_experiment(path: Path) -> Experiment:
             f"name one that is there, {EXAMPLE} say, by its path from the project's folder",
         )
     told = check_section(ExperimentParams, read_yaml(path), "", path, EXAMPLE)
-    base = read_yaml(Path(told.profile))
+    base = _settled(read_yaml(Path(told.profile)))
     _check_entries(told, base, path)
     arms = {}
     for name, arm in told.arms.items():
@@ -232,6 +233,14 @@ def read_experiment(path: Path) -> Experiment:
         gap=told.gap,
         base=base,
     )
+
+
+def _settled(value: Any) -> Any:
+    """The profile with the arithmetic that ``precision: auto`` is here: other runs elsewhere."""
+    if isinstance(value, dict):
+        auto = {"precision": fastest()} if value.get("precision") == "auto" else {}
+        return {name: _settled(each) for name, each in value.items()} | auto
+    return [_settled(each) for each in value] if isinstance(value, list) else value
 
 
 def _check_entries(told: ExperimentParams, base: Mapping[str, Any], path: Path) -> None:

@@ -63,7 +63,9 @@ def arms_chart(rows: Sequence[ArmRow], measure: str = "R@1") -> Figure:
             for dot, colour in ((row.direct, DIRECT), (row.tuned, TUNED)):
                 if dot is not None:
                     _dot(axes, dot, y, colour)
-        ends = [dot.high for row in rows for dot in (row.direct, row.tuned) if dot is not None]
+        dots = [dot for row in rows for dot in (row.direct, row.tuned) if dot is not None]
+        told = [each for dot in dots for each in (dot.value, dot.high, *dot.seeds)]
+        ends = [each for each in told if np.isfinite(each)]
         for colour, label in ((DIRECT, "direct transfer"), (TUNED, "fine-tuned")):
             axes.plot([], [], "o-", color=colour, label=label)
         axes.set_yticks(places, [f"{row.name}  ({row.said})" for row in rows])
@@ -209,9 +211,10 @@ def mentions_chart(groups: Sequence[Group], better: str, plain: str) -> Figure:
             left.plot(misses[0], y, "o", color=DIRECT, ms=7)
             left.plot(misses[1], y, "o", color=TUNED, ms=7)
             found = group.difference
-            sure = found.low > 0 or found.high < 0
-            colour = TUNED if sure else NOT_SURE
-            right.plot((-found.high, -found.low), (y, y), color=colour, lw=2.4)
+            several = min(found.seeds) > 1  # one seed has no interval
+            colour = TUNED if several and (found.low > 0 or found.high < 0) else NOT_SURE
+            if several:
+                right.plot((-found.high, -found.low), (y, y), color=colour, lw=2.4)
             right.plot(-found.value, y, "o", color=colour, ms=6)
         for colour, label in ((DIRECT, plain), (TUNED, better)):
             left.plot([], [], "o", color=colour, label=label)

@@ -10,7 +10,6 @@ import csv
 import io
 import math
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -255,14 +254,27 @@ def runs_csv(results: Results) -> str:
 
 
 def queries_csv(results: Results) -> str:
-    """A row a query: the rank of the first right picture with every run; empty without a match."""
-    first = next(iter(results.answers.values()), None)
-    if first is None:
-        return "uid,person_id,caption\n"
-    columns: dict[str, Any] = {"uid": first.uids, "person_id": first.people}
-    columns["caption"] = first.captions
+    """A row a query and evaluation: the rank of the first right picture with every run.
+
+    Empty where the gallery has no match, or an arm was not asked.
+    """
+    key = ["evaluation", "uid", "person_id", "caption"]
+    frames: dict[str, pd.DataFrame] = {}
     for (arm, evaluation), answers in results.answers.items():
+        told = pd.DataFrame(
+            {"uid": answers.uids, "person_id": answers.people, "caption": answers.captions}
+        )
+        told.insert(0, "evaluation", evaluation)
+        # A picture may have the same caption twice.
+        told["again"] = told.groupby(key, dropna=False).cumcount()
         for seed, rank_Q in zip(answers.seeds, answers.rank_SQ, strict=True):
-            ranks = pd.Series(rank_Q).replace(np.inf, np.nan).astype("Int64")
-            columns[f"{arm}, seed {seed}, {evaluation}"] = ranks
-    return str(pd.DataFrame(columns).to_csv(index=False, lineterminator="\n"))
+            ranks = pd.Series(rank_Q).replace(np.inf, np.nan)
+            told[f"{arm}, seed {seed}"] = ranks.astype("Int64")
+        there = frames.get(evaluation)
+        frames[evaluation] = (
+            told if there is None else there.merge(told, "outer", [*key, "again"], sort=True)
+        )
+    if not frames:
+        return f"{','.join(key)}\n"
+    whole = pd.concat(frames.values(), ignore_index=True).drop(columns="again")
+    return str(whole.to_csv(index=False, lineterminator="\n"))

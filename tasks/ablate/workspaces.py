@@ -38,6 +38,7 @@ from tasks.store import link_or_copy
 
 CODE = ("flows", "tasks", "models")
 FILES = ("dvc.yaml", ".dvcignore", NOTHING)
+WEIGHTS = "models/tiny"
 FINISHED = "finished.json"
 GAP = "gap.json"
 RESULT = "result.json"
@@ -126,13 +127,14 @@ class Workspace:
         return folder
 
     def refresh(self, each: ArmPlan) -> None:
-        """Bring what runs read of a finished project up to date: weights, parameters, links."""
+        """Bring what runs read of a finished project up to date: weights, parameters, links.
+
+        Its code stays that of its data, which is not looked at again.
+        """
         folder = self.project(each.variant)
-        if folder_digest(ROOT / "models") != folder_digest(folder / "models"):
-            shutil.rmtree(folder / "models")
-            shutil.copytree(
-                ROOT / "models", folder / "models", ignore=shutil.ignore_patterns("__pycache__")
-            )
+        if folder_digest(ROOT / WEIGHTS) != folder_digest(folder / WEIGHTS):
+            shutil.rmtree(folder / WEIGHTS, ignore_errors=True)
+            shutil.copytree(ROOT / WEIGHTS, folder / WEIGHTS)
         self._set_up(folder, each.arm.params)
 
     def _set_up(self, folder: Path, params: Mapping[str, Any]) -> None:
@@ -159,8 +161,8 @@ class Workspace:
         for path in wanted:
             place = folder / path
             inside = not path.is_absolute() and path.as_posix().startswith("data/")
-            if inside and place.is_symlink() and not place.exists():
-                place.unlink()  # of another machine, or of a dataset that has moved
+            if inside and place.is_symlink() and place.resolve() != path.resolve():
+                place.unlink()  # of another checkout or machine, or of a dataset that has moved
             if inside and path.exists() and not place.exists():
                 place.parent.mkdir(parents=True, exist_ok=True)
                 place.symlink_to(path.resolve())

@@ -147,4 +147,4 @@ def test_the_gap_is_measured_once_and_after_its_data(
     assert found.compute() == []
     assert found.workspace.gap(*found._gap_of("pairs")) == 3.0
     assert found.compute() == []
-    assert asked == [(project, "gap")] * 2
+    assert asked == [(project, "--single-item", "gap")] * 2

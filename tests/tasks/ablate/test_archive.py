@@ -54,6 +54,9 @@ def test_a_run_that_is_there_stays(packed, tmp_path):
     assert json.loads((own / "result.json").read_text()) == {"own": True}
     assert (tmp_path / "no-pretraining" / "seed-1" / "result.json").exists()
     assert unpack(path, tmp_path) == []
+    # A record of another plan gives way, or the run would be computed again.
+    assert own in unpack(path, tmp_path, {"planned"})
+    assert json.loads((own / "result.json").read_text())["arm"] == "no-pretraining"
 
 
 def test_another_file_is_refused(tmp_path):

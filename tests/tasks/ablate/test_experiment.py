@@ -58,6 +58,20 @@ def test_an_arm_is_the_profile_with_changes(tmp_path: Path) -> None:
     assert arm.params["pretrain"]["training"]["seed"] == 0
 
 
+def test_auto_is_told_before_runs_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs of a machine that takes bf16 are not those of one that takes fp32."""
+    found = {}
+    for precision in ("fp32", "bf16"):
+        monkeypatch.setattr("tasks.ablate.experiment.fastest", lambda told=precision: told)
+        plan = make_plan(read(tmp_path, {"a": {}}), DVC)
+        section = plan.arms["a"].arm.params["pretrain"]["training"]
+        assert section["precision"] == precision
+        found[precision] = plan.runs[0].result
+    assert found["fp32"] != found["bf16"]
+
+
 def test_the_shipped_experiments_can_be_planned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     found = sorted((ROOT / "experiments").glob("*.yaml"))

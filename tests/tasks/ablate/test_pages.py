@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from tasks.ablate import disagreement, mentions, paper, tables
+from tasks.ablate import disagreement, figures, mentions, paper, tables
 from tasks.ablate.pages import grid_lines, markdown, plain, write
 from tasks.ablate.records import by_arm, read_answers, read_record
 from tasks.ablate.results import gather, spread
@@ -146,11 +146,11 @@ def test_the_page_says_what_is_there_and_what_is_missing(pages, recorded):
     assert len(lines) == 1 + 6 * 3 * 5
     assert len((pages / "ablation-runs.csv").read_text().splitlines()) == 1 + 17
     told = pd.read_csv(pages / "ablation-queries.csv")
-    assert told.shape == (120, 3 + 17 * 3)
+    assert told.shape == (3 * 120, 4 + 17)
     first = pq.read_table(recorded[1][0] / "tuned.parquet").to_pandas()
     ranks = first.set_index("uid")["rank_of_first"]
-    column = "no-pretraining, seed 0, tuned"
-    assert told.set_index("uid")[column].to_dict() == ranks.to_dict()
+    told = told[told["evaluation"] == "tuned"].set_index("uid")
+    assert told["no-pretraining, seed 0"].to_dict() == ranks.to_dict()
 
 
 def test_the_same_records_give_the_same_bytes(recorded, gallery, pages, tmp_path):
@@ -223,10 +223,27 @@ def test_before_all_seeds_are_in_nothing_is_claimed(tmp_path):
     assert "interim: 2 of 4 seeds." in markdown(found, [], ["x"], "", "")
 
 
+def test_evaluations_of_other_pictures_are_rows_of_their_own(recorded, tmp_path):
+    experiment, _ = recorded
+    folders = write_records(experiment, tmp_path / "r")
+    for folder in folders:
+        table = pq.read_table(folder / "direct.parquet").slice(0, 90)
+        pq.write_table(table, folder / "direct.parquet")
+    told = pd.read_csv(io.StringIO(tables.queries_csv(gather(experiment, folders, resamples=50))))
+    assert told.groupby("evaluation").size().to_dict() == {
+        "direct": 90, "tuned": 120, "tuned_by_test": 120,
+    }  # fmt: skip
+
+
 def test_one_seed_has_no_interval(tmp_path):
     experiment = small(seeds=1)
     found = gather(experiment, write_records(experiment, tmp_path / "r"), resamples=50)
     assert {row[3] for row in tables.contrasts(found)[0].rows} == {"–"}
+    # And its dot stands inside the chart, which has no interval's end to go by.
+    figure = figures.arms_chart(
+        [figures.ArmRow("a", "main", None, figures.Dot(30.0, math.nan, math.nan, [30.0]), "1 seed")]
+    )
+    assert 30 < figure.axes[0].get_xlim()[1] < 100
     rows = tables.measures_csv(found, 50).splitlines()[1:]
     assert all(row.endswith(",,,") for row in rows)  # neither deviation nor interval
 

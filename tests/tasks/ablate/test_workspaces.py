@@ -99,14 +99,16 @@ def test_a_finished_project_reads_this_machines_settings_and_weights(
     params = {"inputs": {"init": "data/nothing"}, "ingest": {"datasets": {}}, "x": 1}
     object.__setattr__(each, "arm", SimpleNamespace(name="a", params=params))
     folder = space.project(each.variant)
-    (folder / "models").mkdir(parents=True)
-    (folder / "models" / "old.safetensors").touch()
+    (folder / "models" / "tiny").mkdir(parents=True)
+    (folder / "models" / "tiny" / "old.safetensors").touch()
+    (folder / "models" / "loading.py").write_text("# as it was when the data was made")
     (folder / "runtime.yaml").write_text("device: cpu\n")
     (folder / "data").mkdir()
     (folder / "data" / "weights").symlink_to("/of/another/machine")
     (tmp_path / "data" / "weights").mkdir(parents=True)
     space.refresh(each)
-    assert not (folder / "models" / "old.safetensors").exists()
+    assert not (folder / "models" / "tiny" / "old.safetensors").exists()
+    assert "as it was" in (folder / "models" / "loading.py").read_text()
     assert folder_digest(folder / "models" / "tiny") == folder_digest(ROOT / "models" / "tiny")
     assert not (folder / "runtime.yaml").exists()  # the checkout has none
     assert (folder / "data" / "weights").resolve() == tmp_path / "data" / "weights"
