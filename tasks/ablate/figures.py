@@ -188,7 +188,7 @@ def epochs_chart(arms: Sequence[Epochs], measure: str = "R@1") -> Figure:
                 axes.plot(arm.epochs, values.mean(0), "o-", color=colour, ms=3.5, lw=2, label=label)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
             axes.set(xlabel="epoch", ylabel=f"{measure} (%)")
-            axes.legend(loc="lower right", fontsize=9)
+            axes.legend(loc="upper left", fontsize=9)
         for axes in panels[len(arms) :]:
             axes.set_axis_off()
     return figure
