@@ -125,7 +125,9 @@ class Ablation:
             except BaseException:
                 guard.end_children()  # the pool would wait for them
                 raise
-        return failed + [fault for fault in [self._measure_gap()] if fault]
+        if fault := self._measure_gap():
+            failed.append(fault)
+        return failed
 
     def _check(self, runs: Sequence[Run]) -> None:
         """Look at the sections of each arm's trainings, before hours go into its data.
@@ -320,6 +322,12 @@ class Ablation:
                 return self.workspace.project(variant) / str(images)
         return None
 
+    def drawn(self) -> bool:
+        """Whether the test people are this program's drawings, pictures at hand or not."""
+        images = Path(self.experiment.base["evaluate"]["runs"][self.experiment.direct]["images"])
+        dataset = self.experiment.base["ingest"]["datasets"].get(images.name, {})
+        return dataset.get("world") is not None
+
     def tell(self, out: Path) -> None:
         """Write tables, figures and the page of the finished runs."""
         # Matplotlib, which the plan does without.
@@ -341,6 +349,7 @@ class Ablation:
             out,
             command=f"pedalign ablate {file}",
             gallery=self.gallery(),
+            drawn=self.drawn(),
             domains=domains,
             shared_seconds=shared,
         )

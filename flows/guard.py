@@ -24,8 +24,6 @@ from pathlib import Path
 
 import psutil
 
-from flows.leases import Shared
-
 INTERVAL = 0.5
 SHELLS = frozenset({"sh", "ash", "bash", "dash", "fish", "ksh", "zsh"})
 
@@ -124,7 +122,7 @@ def start(shared: Path | None = None) -> Iterator[None]:
         guard.wait()
 
 
-def main(pid: int, shared: Shared | None = None) -> None:
+def main(pid: int, folder: Path | None = None) -> None:
     """Follow a process until it ends, then end what it has left."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
@@ -136,9 +134,12 @@ def main(pid: int, shared: Shared | None = None) -> None:
                 if child.pid != os.getpid():
                     seen.setdefault(child.pid, child)
             time.sleep(INTERVAL)
-    if shared is None:
+    if folder is None:
         kill(seen.values())
         return
+    from flows.leases import Shared  # which imports this module
+
+    shared = Shared(folder)
     # The moment in which it was started may have been seen.
     spared = shared.process()
     with contextlib.suppress(psutil.Error):
@@ -149,4 +150,4 @@ def main(pid: int, shared: Shared | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), *(Shared(Path(folder)) for folder in sys.argv[2:3]))
+    main(int(sys.argv[1]), *(Path(folder) for folder in sys.argv[2:3]))

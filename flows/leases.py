@@ -22,6 +22,8 @@ from pathlib import Path
 import psutil
 from filelock import FileLock, Timeout
 
+from flows import guard
+
 _NOTE = "process.json"
 
 
@@ -68,7 +70,7 @@ class Shared:
         with contextlib.suppress(OSError, ValueError, KeyError, psutil.Error):
             told = json.loads((self.folder / _NOTE).read_text())
             process = psutil.Process(told["pid"])
-            if process.create_time() == told["created"] and _lives(process):
+            if process.create_time() == told["created"] and guard.lives(process):
                 return process
         return None
 
@@ -88,19 +90,10 @@ class Shared:
                 members += process.children(recursive=True)
                 process.terminate()
             deadline = time.monotonic() + 10
-            while _lives(process) and time.monotonic() < deadline:
+            while guard.lives(process) and time.monotonic() < deadline:
                 time.sleep(0.1)
-            for member in members:
-                with contextlib.suppress(psutil.Error):
-                    member.kill()
+            guard.kill(members)
         (self.folder / _NOTE).unlink(missing_ok=True)
-
-
-def _lives(process: psutil.Process) -> bool:
-    """Also false of a process that has ended and that nobody has waited for."""
-    with contextlib.suppress(psutil.Error):
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    return False
 
 
 def _drop(lock: FileLock) -> None:

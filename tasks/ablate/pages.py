@@ -47,6 +47,7 @@ def write(
     *,
     command: str = "",
     gallery: Path | None = None,
+    drawn: bool = False,
     domains: tuple[str, Sources] | None = None,
     shared_seconds: float = 0.0,
     stem: str = "ablation",
@@ -59,6 +60,7 @@ def write(
         out: Folder for the pages; files of the same names are replaced.
         command: How to compute it again.
         gallery: Shards that hold the test pictures; without them there are no rank lists.
+        drawn: Whether the test people are drawings; a gallery says so too.
         domains: An arm and what its stages left, for the gap between source and target.
         shared_seconds: CPU seconds of what runs share and no record counts: data stages.
         stem: What the names of all files begin with.
@@ -70,7 +72,7 @@ def write(
         PedAlignError: A record is damaged, or runs did not answer the same queries.
     """
     results = gather(experiment, records)
-    drawn = gallery is not None and is_drawn(gallery.name, read_manifest(gallery).meta)
+    drawn |= gallery is not None and is_drawn(gallery.name, read_manifest(gallery).meta)
     where = "on a drawn world" if drawn else "on the experiment's own test people"
     sections = build(results, gallery, where, stem, domains)
     out.mkdir(parents=True, exist_ok=True)

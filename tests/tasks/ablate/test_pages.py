@@ -153,6 +153,15 @@ def test_the_page_says_what_is_there_and_what_is_missing(pages, recorded):
     assert told["no-pretraining, seed 0"].to_dict() == ranks.to_dict()
 
 
+def test_drawn_people_are_told_where_their_pictures_are_not_at_hand(recorded, tmp_path):
+    write(*recorded, tmp_path / "drawn", drawn=True)
+    write(*recorded, tmp_path / "real")
+    for name, expected in (("drawn", True), ("real", False)):
+        page = (tmp_path / name / "ablation.md").read_text()
+        assert ("drawings made by this program" in page) is expected
+        assert ("ours on a drawn world" in page) is expected
+
+
 def test_the_same_records_give_the_same_bytes(recorded, gallery, pages, tmp_path):
     experiment, folders = recorded
     found = pages / "ablation-findings.md"
