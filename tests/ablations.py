@@ -21,6 +21,7 @@ class Arm:
     group: str = "main"
     curves: dict[str, float] = field(default_factory=dict)
     note: str = ""
+    change: dict[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,14 @@ class Experiment:
 def small(seeds: int = 3) -> Experiment:
     numbers = tuple(range(seeds))
     arms = {
-        "no-pretraining": Arm(numbers, curves={"scale": 0.0}, note="starts from the backbones"),
-        "none-regions": Arm(numbers, note="plain source"),
-        "restyle-image": Arm(numbers, curves={"beta": 0.0}),
+        "no-pretraining": Arm(
+            numbers, curves={"scale": 0.0}, note="starts from the backbones", change={"init": 0}
+        ),
+        "none-regions": Arm(numbers, note="plain source", change={"mode": "none"}),
+        "restyle-image": Arm(numbers, curves={"beta": 0.0}, change={"weight": 0.0}),
         "restyle-regions": Arm(numbers, curves={"beta": 0.8, "scale": 100.0}, note="the paper's"),
-        "restyle-beta-0.4": Arm(numbers[:3], "beta", {"beta": 0.4}),
-        "restyle-50%": Arm(numbers[:3], "scale", {"scale": 50.0}),
+        "restyle-beta-0.4": Arm(numbers[:3], "beta", {"beta": 0.4}, change={"weight": 0.4}),
+        "restyle-50%": Arm(numbers[:3], "scale", {"scale": 50.0}, change={"people": 1000}),
     }
     contrasts = (
         Contrast("aligned pretraining", "restyle-regions", "no-pretraining"),

@@ -1,6 +1,6 @@
 """Charts of an ablation, in the style of `tasks.report.figures`: plain numbers in, a figure out.
 
-A filled dot is a mean, a line through it its 95 % interval over people and seeds, a faint dot one
+A filled dot is a mean, a line through it its 95 % interval over people and seeds, a small dot one
 seed. What is of a paper stands in a panel of its own, never on the axes of ours.
 """
 
@@ -21,6 +21,8 @@ from tasks.ablate.mentions import Group
 from tasks.report.figures import INK, MUTED, PALETTE, STYLE
 
 DIRECT, TUNED = "#8fa3b8", PALETTE[0]
+SEEDS_BELOW = 0.24
+"""By how much of a row."""
 NOT_SURE = "#9aa3ad"
 """Of an interval that holds 0."""
 
@@ -71,7 +73,7 @@ def arms_chart(rows: Sequence[ArmRow], measure: str = "R@1") -> Figure:
         axes.set_yticks(places, [f"{row.name}  ({row.said})" for row in rows])
         axes.set_ylim((places[-1] if places else 1) + 0.7, 0.3)
         axes.set_xlim(0, min(100, 1.08 * max(ends, default=100)))
-        axes.set_xlabel(f"{measure} (%), 95 % intervals over people and seeds; faint: single seeds")
+        axes.set_xlabel(f"{measure} (%), 95 % intervals over people and seeds; small dots: seeds")
         axes.tick_params(axis="y", length=0, labelcolor=INK)
         axes.grid(visible=False, axis="y")
         figure.legend(loc="outside upper right", ncols=2, fontsize=9)
@@ -79,13 +81,16 @@ def arms_chart(rows: Sequence[ArmRow], measure: str = "R@1") -> Figure:
 
 
 def _dot(axes: Axes, dot: Dot, y: float, colour: str, said: str = "{:.1f}") -> None:
-    axes.plot(dot.seeds, [y] * len(dot.seeds), "o", color=colour, alpha=0.25, ms=5, mew=0)
+    # Seeds below the interval's line, which would hide them (the axis points down).
+    below = [y + SEEDS_BELOW] * len(dot.seeds)
+    axes.plot(dot.seeds, below, "o", color=colour, alpha=0.6, ms=3.5, mew=0)
     axes.plot([dot.low, dot.high], [y, y], color=colour, lw=2.4, solid_capstyle="butt")
     axes.plot(dot.value, y, "o", color=colour, ms=8)
-    axes.annotate(
-        said.format(dot.value), (dot.value, y), (0, 7), textcoords="offset points", ha="center",
+    text = axes.annotate(
+        said.format(dot.value), (dot.value, y), (0, 6), textcoords="offset points", ha="center",
         fontsize=9, color=colour, fontweight="bold",
     )  # fmt: skip
+    text.set_path_effects([withStroke(linewidth=3, foreground="white")])
 
 
 @dataclass(frozen=True)
@@ -194,8 +199,15 @@ def epochs_chart(arms: Sequence[Epochs], measure: str = "R@1") -> Figure:
     return figure
 
 
-def mentions_chart(groups: Sequence[Group], better: str, plain: str) -> Figure:
-    """Draw failures at rank 1 by what the query mentions: both arms, and their difference."""
+def mentions_chart(groups: Sequence[Group], better: str, plain: str, overall: float) -> Figure:
+    """Draw failures at rank 1 by what the query mentions: both arms, and their difference.
+
+    Args:
+        groups: Kind after kind.
+        better: Name of the first arm.
+        plain: Of the second.
+        overall: Difference of R@1 over all queries, which each group's is held against.
+    """
     places, at, before = [], 0.0, None
     for group in groups:
         at += 1.0 if before in {None, group.kind} else 1.8
@@ -211,18 +223,20 @@ def mentions_chart(groups: Sequence[Group], better: str, plain: str) -> Figure:
             left.plot(misses[0], y, "o", color=DIRECT, ms=7)
             left.plot(misses[1], y, "o", color=TUNED, ms=7)
             found = group.difference
-            several = min(found.seeds) > 1  # one seed has no interval
-            colour = TUNED if several and (found.low > 0 or found.high < 0) else NOT_SURE
+            several = found.fewest > 1  # one seed has no interval
+            apart = several and not found.low <= overall <= found.high
+            colour = TUNED if apart else NOT_SURE
             if several:
-                right.plot((-found.high, -found.low), (y, y), color=colour, lw=2.4)
-            right.plot(-found.value, y, "o", color=colour, ms=6)
+                right.plot((found.low, found.high), (y, y), color=colour, lw=2.4)
+            right.plot(found.value, y, "o", color=colour, ms=6)
         for colour, label in ((DIRECT, plain), (TUNED, better)):
             left.plot([], [], "o", color=colour, label=label)
         left.set_yticks(places, [f"{g.name}  ({g.queries:,})" for g in groups])
         left.set_ylim(last + 0.8, 0.2)
         left.set_xlabel("queries not answered right at rank 1 (%)")
-        right.axvline(0, color=INK, lw=1)
-        right.set_xlabel("difference of failures, points, 95 % intervals")
+        right.axvline(overall, color=INK, lw=1)
+        right.axvline(0, color=MUTED, lw=1, ls=":")
+        right.set_xlabel(f"fails less by (points, 95 %); line: all queries, {overall:+.1f}")
         for axes in (left, right):
             axes.tick_params(axis="y", length=0, labelcolor=INK)
             axes.grid(visible=False, axis="y")
@@ -249,31 +263,39 @@ def lines_chart(lines: Sequence[Line], ours: str, theirs: str) -> Figure:
         for (left, right), line in zip(grid, lines, strict=True):
             left.set_title(f"{line.title}: {ours}")
             settings = sorted(line.ours)
+            # Settings that lie far apart or close together stand evenly: 0, 5, 50 and 100 %.
+            places = sorted({at for at, _ in line.theirs} | set(settings))
+            where = {at: float(n) for n, at in enumerate(places)}
             values = [line.ours[at].value for at in settings]
-            left.plot(settings, values, color=TUNED, lw=1.6)
+            left.plot([where[at] for at in settings], values, color=TUNED, lw=1.6)
             for at in settings:
-                dot = line.ours[at]
-                left.plot(
-                    [at] * len(dot.seeds), dot.seeds, "o", color=TUNED, alpha=0.25, ms=5, mew=0
-                )
-                left.plot((at, at), (dot.low, dot.high), color=TUNED, lw=2.4)
-                left.plot(at, dot.value, "o", color=TUNED, ms=8)
-                _value(left, at, dot.value, TUNED)
+                dot, x = line.ours[at], where[at]
+                beside = [x - 0.06] * len(dot.seeds)
+                left.plot(beside, dot.seeds, "o", color=TUNED, alpha=0.6, ms=3.5, mew=0)
+                left.plot((x, x), (dot.low, dot.high), color=TUNED, lw=2.4)
+                left.plot(x, dot.value, "o", color=TUNED, ms=8)
+            for at, after in zip(settings, [*settings[1:], None], strict=True):
+                value = line.ours[at].value
+                rises = after is not None and line.ours[after].value > value
+                _value(left, where[at], value, TUNED, below=rises)
             right.set_title(f"{line.title}: {theirs}")
-            at_theirs, their_values = zip(*line.theirs, strict=True)
-            right.plot(at_theirs, their_values, "s-", color=MUTED, lw=1.6, ms=6)
-            for at, value in line.theirs:
-                _value(right, at, value, MUTED)
+            at_theirs = [where[at] for at, _ in line.theirs]
+            right.plot(at_theirs, [r1 for _, r1 in line.theirs], "s-", color=MUTED, lw=1.6, ms=6)
+            for (at, value), after in zip(line.theirs, [*line.theirs[1:], None], strict=True):
+                rises = after is not None and after[1] > value
+                _value(right, where[at], value, MUTED, below=rises)
             for axes in (left, right):
                 axes.set(xlabel=line.label, ylabel="R@1 (%)")
-                axes.margins(x=0.09, y=0.2)
-                axes.set_xticks(sorted({at for at, _ in line.theirs} | set(settings)))
+                axes.margins(y=0.2)
+                axes.set_xlim(-0.35, len(places) - 0.5)
+                axes.set_xticks(list(where.values()), [f"{at:g}" for at in places])
     return figure
 
 
-def _value(axes: Axes, at: float, value: float, colour: str) -> None:
+def _value(axes: Axes, at: float, value: float, colour: str, *, below: bool) -> None:
+    """Write a figure to the right of its point, where the line does not go on."""
     text = axes.annotate(
-        f"{value:.1f}", (at, value), (9, 5), textcoords="offset points", fontsize=9.5,
-        color=colour, fontweight="bold",
+        f"{value:.1f}", (at, value), (9, -14 if below else 5), textcoords="offset points",
+        fontsize=9.5, color=colour, fontweight="bold",
     )  # fmt: skip
     text.set_path_effects([withStroke(linewidth=3, foreground="white")])

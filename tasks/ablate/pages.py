@@ -82,6 +82,8 @@ def write(
                 atomic_write(out / part.file, part.data)
     path = out / f"{stem}-findings.md"
     findings = path.read_text("utf-8").strip() if path.exists() else ""
+    if results.finished == results.planned and "interim" in findings.lower():
+        log.warning("%s speaks of interim results, and all runs are in: write it anew", path)
     about = _about(results, command, shared_seconds)
     notice = DRAWN_NOTICE if drawn else ""
     page = markdown(results, sections, about, notice, findings)
@@ -205,9 +207,15 @@ def plain(text: str) -> list[str]:
     return [line.replace("**", "").replace("`", "") for line in lines if line]
 
 
+def _short(each: Compared) -> str:
+    """Interval and verdict of a contrast that was computed."""
+    ends = f"{interval(each.found, 1)}, " if each.found is not None and each.seeds > 1 else ""
+    return f"({ends}{each.verdict})"
+
+
 def _tiles(results: Results) -> list[Tile]:
     tiles = [
-        Tile(f"{signed(each.found.value, 1)}", f"points of R@1: {each.stated.name}")
+        Tile(f"{signed(each.found.value, 1)}", f"points of R@1 {_short(each)}: {each.stated.name}")
         for each in results.compared
         if each.found is not None
     ][:4]

@@ -44,6 +44,10 @@ class ArmLike(Protocol):
         """Planned."""
 
     @property
+    def change(self) -> Mapping[str, Any]:
+        """Dotted key of the profile to its value; none in the profile as it is."""
+
+    @property
     def group(self) -> str:
         """Rows of one group stand together; ``main`` is drawn everywhere."""
 

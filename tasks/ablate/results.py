@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -33,7 +33,13 @@ log = logging.getLogger(__name__)
 
 CLAIM = "R1"
 LEVEL = 0.05
-BESIDES = (("tuned", "mAP"), ("direct", "R1"), ("direct", "mAP"))
+BESIDES = (
+    ("tuned", "mAP"),
+    # What of a difference validation's choice of the epoch makes, which falls on either arm.
+    ("tuned_by_test", "R1"),
+    ("direct", "R1"),
+    ("direct", "mAP"),
+)
 """What is shown of each contrast beside the claim."""
 
 
@@ -56,7 +62,7 @@ class Compared:
     @property
     def seeds(self) -> int:
         """Seeds that both arms have."""
-        return min(self.found.seeds) if self.found is not None else 0
+        return self.found.fewest if self.found is not None else 0
 
     @property
     def verdict(self) -> str:
@@ -129,11 +135,20 @@ class Results:
         found = [name for name, runs in self.runs.items() if runs]
         return [name for name in found if arms[name].group == "main"] or found
 
-    def figures(self, arm: str, evaluation: str, measure: str) -> list[float]:
-        """A measure of an arm, by seed."""
+    def figures(
+        self, arm: str, evaluation: str, measure: str, seeds: Container[int] | None = None
+    ) -> list[float]:
+        """A measure of an arm, by seed; of all seeds that there are, or of those given."""
         return [
-            run.figures[evaluation][measure] for run in self.runs[arm] if evaluation in run.figures
+            run.figures[evaluation][measure]
+            for run in self.runs[arm]
+            if evaluation in run.figures and (seeds is None or run.seed in seeds)
         ]
+
+    def common(self, arms: Iterable[str]) -> list[int]:
+        """Seeds that all of these arms have; an arm without a run does not count."""
+        found = [{run.seed for run in runs} for arm in arms if (runs := self.runs.get(arm))]
+        return sorted(set.intersection(*found)) if found else []
 
     def seeds(self, arm: str) -> str:
         """Say how many of the planned seeds there are."""
@@ -197,13 +212,13 @@ def _compare(
     seeds = {name: len(arm.seeds) for name, arm in experiment.arms.items()}
     planned = [min(seeds.get(each.better, 0), seeds.get(each.plain, 0)) for each in stated]
     told = [
-        math.nan if f is None or min(f.seeds) < max(2, wanted) else f.p
+        math.nan if f is None or f.fewest < max(2, wanted) else f.p
         for f, wanted in zip(found, planned, strict=True)
     ]
     out = []
     for each, estimate, p, wanted in zip(stated, found, holm(told), planned, strict=True):
         smallest = math.nan
-        if estimate is not None and min(estimate.seeds) > 1:
+        if estimate is not None and estimate.fewest > 1:
             smallest = estimate.smallest(LEVEL / len(stated))
         besides = {
             key: beside
@@ -231,7 +246,7 @@ def signed(value: float, digits: int = 2) -> str:
 
 def interval(found: Estimate, digits: int = 2) -> str:
     """The 95 % interval over people and seeds; one seed has none."""
-    if min(found.seeds) < 2:
+    if found.fewest < 2:
         return "–"
     return f"{signed(found.low, digits)} to {signed(found.high, digits)}"
 

@@ -6,12 +6,12 @@ Every section has what the records allow and is left out where they allow nothin
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from tasks.ablate import disagreement, figures, mentions, paper, tables
+from tasks.ablate import changes, disagreement, figures, mentions, paper, tables
 from tasks.ablate.records import EVALUATIONS, MEASURES
 from tasks.ablate.results import CLAIM, LEVEL, Compared, Results, chance
 from tasks.ablate.statistics import Estimate, contrast
@@ -85,9 +85,10 @@ def _claims(results: Results) -> Section:
     if rows:
         measure = f"{MEASURES[CLAIM]}, {EVALUATIONS[results.claimed]}"
         text = (
-            f"Differences of {measure}; faint dots are single seeds. In the grey are true "
-            "differences that this design finds in less than 80 % of cases, so what is not told "
-            "apart may still be one of them."
+            f"Differences of {measure}; small dots are single seeds. Which true differences fit "
+            "what was seen is said by the interval, 95 % each by itself; colour and p are after "
+            "Holm. The grey says only which differences this design would overlook in more than "
+            "20 % of cases."
         )
         chart = png(figures.contrasts_chart(rows, measure))
         section.parts.append(_picture("contrasts", text, chart))
@@ -125,22 +126,30 @@ def _arms(results: Results) -> Section:
         text = "R@1 of every arm. Only the contrasts above are claims."
         section.parts.append(_picture("arms", text, png(figures.arms_chart(rows))))
     section.parts += tables.arms(results)
+    if grid := changes.table(results):
+        section.parts.append(grid)
     if grid := tables.notes(results):
         section.parts.append(grid)
     return section
 
 
-def _dot(results: Results, arm: str, evaluation: str) -> figures.Dot | None:
+def _dot(
+    results: Results, arm: str, evaluation: str, seeds: Container[int] | None = None
+) -> figures.Dot | None:
+    """An arm's mean of all its seeds, or of those given."""
     answers = results.answers.get((arm, evaluation))
     if answers is None:
         return None
     scores = answers.scores(CLAIM)
+    scores = scores.taken([seed for seed in scores.seeds if seeds is None or seed in seeds])
+    if not scores.seeds:
+        return None
     return _estimated(contrast(scores, resamples=RESAMPLES), scores.means.tolist())
 
 
 def _estimated(found: Estimate, seeds: Sequence[float]) -> figures.Dot:
     """A dot with its interval, which one seed does not have."""
-    ends = (found.low, found.high) if min(found.seeds) > 1 else (math.nan, math.nan)
+    ends = (found.low, found.high) if found.fewest > 1 else (math.nan, math.nan)
     return figures.Dot(found.value, *ends, seeds)
 
 
@@ -152,19 +161,25 @@ def _paper(results: Results, where: str) -> Section:
     section = Section("Beside the paper", lead)
     lines = []
     for curve, (title, label) in CURVES.items():
-        dots = {
-            arm.curves[curve]: dot
+        points = {
+            name: arm.curves[curve]
             for name, arm in results.experiment.arms.items()
-            if curve in arm.curves and (dot := _dot(results, name, results.claimed))
+            if curve in arm.curves
+        }
+        common = results.common(points)
+        dots = {
+            at: dot
+            for name, at in points.items()
+            if (dot := _dot(results, name, results.claimed, common))
         }
         if len(dots) > 1:
             lines.append(figures.Line(title, label, dots, paper.CURVES[curve]))
     if lines:
         text = (
             f"Left ours, {where}: R@1, {EVALUATIONS[results.claimed]}, with 95 % intervals and "
-            f"single seeds. Right {paper.NAME}'s own on {paper.CORPUS}, one run a point. The two "
-            "have scales of their own."
-        ).replace("paper's own", "paper")
+            "single seeds, of the seeds that all points of a curve have. Right "
+            f"{paper.NAME} on {paper.CORPUS}, one run a point. The two have scales of their own."
+        )
         chart = png(figures.lines_chart(lines, "ours", paper.NAME))
         section.parts.append(_picture("curves", text, chart))
     if results.finished:
@@ -215,11 +230,13 @@ def _failures(results: Results, gallery: Path | None) -> Section:
         if groups:
             text = (
                 "Failures by what a query mentions, as the phrase parser reads it: colours, things "
-                "worn or carried, other attributes (number of queries in brackets). Left of the "
-                f"line at the right, {stated.better} fails less. Coloured: the interval excludes "
-                f"0, which of {len(groups)} groups about {0.05 * len(groups):.0f} do by chance."
+                f"worn or carried, other attributes (number of queries in brackets). Right: how "
+                f"much less {stated.better} fails; the line is the difference over all queries, "
+                "and coloured is what its interval tells from that line. Of so many groups a few "
+                "are by chance, and a query stands in several."
             )
-            chart = png(figures.mentions_chart(groups, stated.better, stated.plain))
+            overall = each.found.value
+            chart = png(figures.mentions_chart(groups, stated.better, stated.plain, overall))
             section.parts.append(_picture("failures", text, chart))
         queries = disagreement.chosen(better, plain, QUERIES)
         if gallery is not None and queries:
@@ -244,7 +261,9 @@ def _training(results: Results) -> Section:
         text = (
             "R@1 by epoch of fine-tuning, mean over seeds, bands span the seeds. Validation "
             "chooses the epoch; test is shown afterwards and chooses nothing but the test-chosen "
-            "figures."
+            "figures. Heights are not to be compared: the two have galleries of their own sizes, "
+            "and the smaller one is the easier. Ranked by fine-tuning's own protocol, features "
+            "alone unless the profile says otherwise; tables are by the evaluation's."
         )
         section.parts.append(_picture("epochs", text, png(figures.epochs_chart(arms))))
     return section

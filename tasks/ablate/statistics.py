@@ -150,6 +150,11 @@ class Estimate:
     """Of either arm; of one arm alone the second is 0."""
     paired: bool
 
+    @property
+    def fewest(self) -> int:
+        """Seeds of the arm that has the fewest; below two nothing is known about seeds."""
+        return min(number for number in self.seeds if number)
+
     def smallest(self, level: float = 0.05, power: float = 0.8) -> float:
         """The smallest true difference that the design finds, see `smallest_detectable`."""
         return smallest_detectable(self.error, self.freedom, level, power)

@@ -37,7 +37,9 @@ def arms(results: Results) -> list[Grid]:
         text = (
             "Fine-tuned, percent, mean ± standard deviation over seeds of pretraining and "
             "fine-tuning. The epoch is chosen on validation; test-chosen, as published figures "
-            "are, is the epoch that ranks best on the test split itself, and no fair figure."
+            "are, is the epoch that ranks best on the test split itself, and no fair figure. "
+            "Epochs are compared by fine-tuning's own protocol (features alone unless the profile "
+            "says otherwise), figures are by the evaluation's, so test-chosen may be the lower."
         )
         grids.append(Grid(text, header, rows))
     rows = [
@@ -69,9 +71,10 @@ def contrasts(results: Results) -> list[Grid]:
         f"The {count} contrasts stated beforehand: difference of R@1, "
         f"{EVALUATIONS[results.claimed]}, in points, with its 95 % interval over people and seeds; "
         f"p over all {count} by Holm; the smallest true difference that this design finds in 80 % "
-        f"of cases at Holm's first level ({LEVEL / count:.4f}). The interval covers other test "
-        "people and other seeds of the same trainings; it does not cover another world, another "
-        "DaD or other pictures made by it, which all runs share."
+        f"of cases at Holm's first level ({LEVEL / count:.4f}). The interval is 95 % by itself and "
+        "the verdict is Holm's, so an interval may leave out 0 and yet the two are not told apart. "
+        "It covers other test people and other seeds of the same trainings; it does not cover "
+        "another world, another DaD or other pictures made by it, which all runs share."
     )
     header = ["contrast", "better − plain", "difference", "95 %", "p", "p (Holm)"]
     header += ["smallest detectable", "seeds", "people", ""]
@@ -117,7 +120,7 @@ def varying(results: Results) -> Grid | None:
     rows = []
     level = LEVEL / max(1, len(results.compared))
     for each in results.compared:
-        if each.found is None or min(each.found.seeds) < 2:
+        if each.found is None or each.found.fewest < 2:
             continue
         found = each.found
         parts, people, seeds = found.components, found.people, found.seeds[0]
@@ -137,15 +140,16 @@ def varying(results: Results) -> Grid | None:
         ]
         wanted = [
             f"{smallest_detectable(parts.error(*size), parts.freedom(*size), level):.2f}"
-            for size in sizes
+            for size in sizes[1:]
         ]
-        rows.append([each.stated.name, *cells, *wanted])
+        rows.append([each.stated.name, *cells, f"{each.smallest:.2f}", *wanted])
     if not rows:
         return None
     text = (
         "Where the uncertainty of each difference comes from: standard deviations in points, and "
         "their share of the variance of the mean; then the smallest detectable difference of this "
-        "design, of one with twice the seeds, and of one with twice the people."
+        "design, of one with twice the seeds, and of one with twice the people. 0.00 is an "
+        "estimate below 0, which no variance can be."
     )
     header = ["contrast", "between seeds", "between people", "person with seed", "this design"]
     return Grid(text, [*header, "twice the seeds", "twice the people"], rows)
@@ -166,7 +170,11 @@ def beside(results: Results, where: str) -> Iterator[Grid]:
         text = f"Theirs: {table.title.lower()}. {paper.NAME}, on {paper.CORPUS}. {table.note}"
         yield Grid(text, ["row", "R@1", "R@5", "R@10", "mAP"], theirs, narrow=True)
         rows = list(_ours(results, table))
-        text = f"Ours: {table.title.lower()}. Measured {where}; not to be set against theirs."
+        text = (
+            f"Ours: {table.title.lower()}. Measured {where}; not to be set against theirs. Means "
+            f"of the seeds that all rows have; all seeds of an arm are in the tables above."
+            + (f" {table.ours}" if table.ours else "")
+        )
         header = ["row", "arm", "seeds", "R@1", "R@5", "R@10", "mAP"]
         yield Grid(text, header, rows, text=frozenset({0, 1}))
     rows = [
@@ -185,7 +193,7 @@ def beside(results: Results, where: str) -> Iterator[Grid]:
 
 def _ours(results: Results, table: paper.PaperTable) -> Iterator[list[str]]:
     measures = ("R1", "R5", "R10", "mAP")
-    pairs = [(row.label, row.ours) for row in table.rows]
+    pairs = [(row.label, row.ours) for row in table.rows if row.ours]
     if table.curve:
         points = sorted(
             (arm.curves[table.curve], name)
@@ -194,12 +202,13 @@ def _ours(results: Results, table: paper.PaperTable) -> Iterator[list[str]]:
         )
         unit = "{:g} %" if table.curve == "scale" else table.curve + " {:g}"
         pairs = [(unit.format(at), name) for at, name in points]
+    common = results.common(name for _, name in pairs)
     for label, name in pairs:
         if name not in results.runs:
             yield [label, "not in this experiment", "", "", "", "", ""]
             continue
-        cells = [spread(results.figures(name, results.claimed, m)) for m in measures]
-        yield [label, name, results.seeds(name), *cells]
+        found = [results.figures(name, results.claimed, m, common) for m in measures]
+        yield [label, name, str(len(found[0])), *(spread(each) for each in found)]
 
 
 def _plain(value: float | None) -> str:

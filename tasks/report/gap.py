@@ -149,7 +149,7 @@ def tiles(gap: Gap) -> list[Tile]:
     """The headline: what is left of the gap, and of the content."""
     shown = [
         (gap.metrics.get("KID left"), "of the gap to the target is left (KID)"),
-        (gap.metrics.get("content kept"), "of the content is kept"),
+        (gap.metrics.get("content kept"), "of the kinds of things are kept"),
     ]
     return [Tile(f"{100 * share:.0f} %", text) for share, text in shown if share is not None]
 
@@ -175,8 +175,8 @@ def told(gap: Gap) -> str:
     kept, colours = gap.metrics.get("content kept"), gap.metrics.get("colours kept")
     if kept is None:
         return ""
-    said = f"Of what captions name, {100 * kept:.0f} % of what a judge reads off true target "
-    said += "pictures can be read off these"
+    said = f"Of the kinds of things that captions name, {100 * kept:.0f} % of what a judge reads "
+    said += "off true target pictures can be read off these"
     if colours is not None:
         said += f", of colours {100 * colours:.0f} %, corrected for chance"
     least, which = gap.metrics.get("least kept"), gap.metrics.get("least kept is")
@@ -202,7 +202,7 @@ def pictures(gap: Gap) -> list[tuple[str, Image.Image, str]]:
 def _arms(gap: Gap) -> Grid:
     with_cmmd = any(row["CMMD"] for row in gap.arms)
     header = ["arm", "what it changes", "KID left", "FID left", *(["CMMD left"] * with_cmmd),
-              "told apart", "content kept", "least kept", "colours kept"]  # fmt: skip
+              "told apart", "kinds kept", "least kind kept", "colours kept"]  # fmt: skip
     cells: list[Sequence[str]] = []
     for row in gap.arms:
         if row["reason"]:
@@ -227,8 +227,8 @@ def _arms(gap: Gap) -> Grid:
         f"Arms on {gap.target['pictures']} held-out target pictures. Left: (distance − floor) / "
         f"(distance of {gap.start or 'the source'} − floor), for KID with 95 % of the resamples; "
         "told apart: hits of a linear classifier, 50 % is chance. Kept: what the judge reads right "
-        "of what captions name, over the same on true target pictures; least: the attribute that "
-        "suffers most; colours are corrected for chance."
+        "of what captions name, over the same on true target pictures; least: the kind, colours "
+        "aside, that suffers most; colours are corrected for chance."
     )
     return Grid(text, header, cells, text=frozenset({0, 1}))
 
@@ -239,7 +239,7 @@ def _charts(gap: Gap) -> list[tuple[str, str, bytes]]:
         lines = {
             "KID left": [_number(row["KID_left"]) for row in gap.curve],
             "FID left": [_number(row["FID_left"]) for row in gap.curve],
-            "content kept": [_number(row["content_kept"]) for row in gap.curve],
+            "kinds kept": [_number(row["content_kept"]) for row in gap.curve],
             "colours kept": [_number(row["colours_kept"]) for row in gap.curve],
         }
         strengths = [_number(row["strength"]) for row in gap.curve]

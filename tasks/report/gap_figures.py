@@ -101,6 +101,6 @@ def trade_chart(points: Sequence[Point]) -> Figure:
         axes.set(xlim=(left, right), ylim=(low, high))
         axes.plot([], [], "o", color=PALETTE[0], label="kinds: clothes, bags, hair, person")
         axes.plot([], [], "o", mfc="white", mec=PALETTE[0], mew=1.8, label="their colours")
-        axes.plot([], [], "o", color=PALETTE[1], label="this run")
+        axes.plot([], [], "o", color=PALETTE[1], label="as this run does it")
         figure.legend(loc="outside upper left", ncols=3, fontsize=9.5)
     return figure

@@ -194,10 +194,10 @@ def rank_sheet(lists: Sequence[RankList], *, with_truth: bool = True) -> Image.I
                 border = 7 if ranked.correct else 3
                 box = (x - border, y - border, x + cell[0] + border - 1, y + cell[1] + border - 1)
                 draw.rectangle(box, outline=colour, width=border)
-            note = {True: "✓ ", False: "✗ ", None: ""}[ranked.correct] + ranked.note
-            draw.text(
-                (x + cell[0] / 2, y + cell[1] + 10), note.strip(), colour, font(20), anchor="ma"
-            )
+            mark = {True: "✓ ", False: "✗ ", None: ""}[ranked.correct]
+            # A long name ends in an ellipsis before it reaches its neighbour's.
+            note = "".join(wrap((mark + ranked.note).strip(), cell[0] + GAP // 2, 20, 1))
+            draw.text((x + cell[0] / 2, y + cell[1] + 10), note, colour, font(20), anchor="ma")
     return sheet
 
 

@@ -38,6 +38,17 @@ def test_rank_sheet_frames_right_green_and_wrong_red():
         rank_sheet([])
 
 
+@pytest.mark.parametrize("note", ["c1", "a camera whose name is longer than its picture is wide"])
+def test_a_long_note_does_not_reach_its_neighbours(note):
+    found = [RankedImage(Image.new("RGB", (50, 100)), False, note) for _ in range(2)]
+    sheet = np.asarray(rank_sheet([RankList("q", "", found)], with_truth=False).convert("L"))
+    # Between the two pictures, below them, runs a column that is blank.
+    red = np.flatnonzero((sheet < 60).sum(0) > 200)  # the black pictures' columns
+    right, left = red[red < red.mean()].max(), red[red > red.mean()].min()
+    below = sheet[np.flatnonzero((sheet < 60).sum(1) > 200).max() + 6 :, right + 1 : left]
+    assert (below > 250).all(0).any()
+
+
 def test_contact_sheet_shows_missing_pictures_as_such():
     row = SheetRow("source", "", [None, Image.new("RGB", (10, 20), "red")])
     sheet = contact_sheet([row])

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from tasks.ablate import disagreement, figures, mentions, paper, tables
+from tasks.ablate import changes, disagreement, figures, mentions, paper, sections, tables
+from tasks.ablate.changes import nearest
 from tasks.ablate.pages import grid_lines, markdown, plain, write
 from tasks.ablate.records import by_arm, read_answers, read_record
 from tasks.ablate.results import gather, spread
@@ -230,6 +231,75 @@ def test_before_all_seeds_are_in_nothing_is_claimed(tmp_path):
     claims = tables.contrasts(found)[0].rows
     assert {(row[4], row[5], row[7]) for row in claims} == {("–", "–", "2 of 4")}
     assert "interim: 2 of 4 seeds." in markdown(found, [], ["x"], "", "")
+
+
+def test_an_arm_stands_beside_those_that_it_changes_further():
+    stated = {
+        "both": {"mode": "none", "weight": 0},
+        "plain": {"mode": "none"},
+        "image": {"weight": 0},
+        "mra": {},
+        "beta": {"weight": 0.4},
+        "both-kept": {"mode": "none", "weight": 0, "captions": "keep"},
+    }
+    assert nearest(stated) == {
+        "both": ["plain", "image", "mra"],
+        "plain": ["mra"],
+        "image": ["mra"],
+        "beta": ["mra"],
+        "both-kept": ["both", "mra"],  # "plain" and "image" stand between
+    }
+    assert nearest({"a": {"x": 1}, "b": {"y": 1}}) == {}
+
+
+def test_changes_are_by_the_seeds_that_both_arms_have(tmp_path):
+    experiment = small(seeds=5)
+    skip = (("restyle-regions", 0), ("restyle-50%", 1))
+    results = gather(experiment, write_records(experiment, tmp_path, skip=skip), resamples=50)
+    assert results.common(["restyle-regions", "restyle-50%"]) == [2]
+    assert results.common(["restyle-regions", "no-pretraining"]) == [1, 2, 3, 4]
+    grid = changes.table(results)
+    cells = {row[0]: row[1:] for row in grid.rows}
+    assert cells["restyle-50%"][:2] == ["restyle-regions", "1"]
+    one, other = (
+        results.figures(arm, "tuned", "R1", [2]) for arm in ("restyle-50%", "restyle-regions")
+    )
+    assert cells["restyle-50%"][2] == f"{one[0] - other[0]:+.2f}"  # and no interval
+    assert cells["no-pretraining"][1] == "4"
+    assert " to " in cells["no-pretraining"][2]
+    # So are rows that stand under each other beside the paper's.
+    ours = [g for g in tables.beside(results, "here") if "weight of the region" in g.caption]
+    assert [row[2] for row in ours[-1].rows] == ["2", "2", "2"]  # seeds 1 and 2
+
+
+def test_several_seeds_have_an_interval_in_every_chart(results):
+    dot = sections._dot(results, "restyle-regions", "tuned")
+    assert dot.low < dot.value < dot.high
+    assert len(sections._dot(results, "restyle-regions", "tuned", [1, 2]).seeds) == 2
+    assert sections._dot(results, "restyle-regions", "tuned", [9]) is None
+    figure = figures.arms_chart([figures.ArmRow("a", "main", None, dot, "3 seeds")])
+    spans = [line.get_xdata() for line in figure.axes[0].lines if len(line.get_xdata()) == 2]
+    assert [dot.low, dot.high] in [list(span) for span in spans]
+
+
+def test_groups_are_held_against_the_difference_over_all(results):
+    better, other = (results.answers[a, "tuned"] for a in ("restyle-regions", "no-pretraining"))
+    groups = mentions.grouped(better, other, least_people=5, resamples=200)
+    for overall, coloured in ((groups[0].difference.value, False), (1000.0, True)):
+        figure = figures.mentions_chart(groups[:1], "a", "b", overall)
+        dot = next(line for line in figure.axes[1].lines if line.get_marker() == "o")
+        assert dot.get_xdata()[0] == pytest.approx(groups[0].difference.value)
+        assert (dot.get_color() == figures.TUNED) is coloured
+
+
+def test_findings_that_are_outdated_are_told(recorded, tmp_path, caplog):
+    experiment, folders = recorded
+    (tmp_path / "ablation-findings.md").write_text("**Interim.** More to come.\n")
+    write(experiment, folders, tmp_path)
+    assert "interim" not in caplog.text.lower()
+    whole = small()
+    write(whole, write_records(whole, tmp_path / "r"), tmp_path)
+    assert "speaks of interim results" in caplog.text
 
 
 def test_evaluations_of_other_pictures_are_rows_of_their_own(recorded, tmp_path):
