@@ -54,6 +54,7 @@ from tasks.gap.results import DETAILS, write_results
 from tasks.inputs import Inputs, adapter, optional
 from tasks.judge.train import JudgeParams, train_judge
 from tasks.params import read_section
+from tasks.phrases import EMBEDDED, load_parser
 from tasks.provenance import computation_key, folder_digest, imported_libraries, model_revision
 from tasks.restyle.renderer import Renderer
 from tasks.restyle.shard import RestyleParams
@@ -91,6 +92,21 @@ def _train(run_folder: Path, target: Path, captions: Path | None, section: Judge
     return result.folder
 
 
+def judge_revisions(section: JudgeParams) -> dict[str, str]:
+    """Say which models the judge is made with, beside what is built in and counts by its code.
+
+    A folder counts by its files, an installed parser by its version.
+    """
+    found = {}
+    if section.features != "trained":
+        found["features"] = model_revision(section.features)
+    if Path(section.parser).is_dir():
+        found["parser"] = model_revision(section.parser)
+    elif section.parser != EMBEDDED:
+        found["parser"] = f"{section.parser} {load_parser(section.parser).meta['version']}"
+    return found
+
+
 def have_judge(section: JudgeParams, target: Path, captions: Path | None) -> Judge | None:
     """Train the judge unless the store has it; None where no caption of the target can teach it."""
     if not has_captions(target, captions):
@@ -103,13 +119,12 @@ def have_judge(section: JudgeParams, target: Path, captions: Path | None) -> Jud
         log.warning("no judge: %s", why)
         atomic_write(JUDGE / "none.json", json.dumps({"reason": why}).encode())
         return None
-    trained = section.features == "trained"
     key = computation_key(
         "judge",
         inputs=digests(target, captions),
         params=section,
         code=["tasks.judge.train"],
-        revisions={} if trained else {"features": model_revision(section.features)},
+        revisions=judge_revisions(section),
         device=device().type,
     )
     call = partial(_train, target=target, captions=captions, section=section)

@@ -106,6 +106,8 @@ def test_dvc_watches_the_local_models_and_only_them(path: Path) -> None:
     assert inputs.init == (
         NOTHING if pretrain.init in {"start", "none"} else watched(pretrain.init)
     )
+    # The judge's parser is watched by the same key.
+    assert watched(judge.parser) in {NOTHING, inputs.parser}
     check_choices(annotate, optional(inputs.words))
     assert inputs.words == (inputs.adapt if annotate.phrases == "words" else NOTHING)
     some = bool(read_yaml(path)["evaluate"]["runs"])

@@ -11,6 +11,7 @@ import json
 import logging
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ from ruamel.yaml import YAML
 from flows import gap as stage
 from flows.shards import have_shard
 from tasks.errors import PedAlignError
+from tasks.gap.arms import GapParams
 from tasks.images import encode_jpeg
+from tasks.params import read_section
 from tasks.provenance import ROOT
 from tasks.schemas import IMAGES
 from tasks.shards import image_uid, read_manifest, write_folder
@@ -191,3 +194,19 @@ def test_what_the_run_itself_makes_has_to_work(project: Project) -> None:
     project.params["gap"]["viewpoint"] = []
     with pytest.raises(PedAlignError):
         project.run()
+
+
+def test_another_parser_or_other_features_are_another_judge(tmp_path):
+    section = read_section(GapParams, "gap", ROOT / "profiles" / "micro.yaml").judge
+    assert stage.judge_revisions(section) == {}  # what is built in counts by its code
+    told = []
+    for version in ("1", "2"):
+        parser = tmp_path / version
+        parser.mkdir()
+        (parser / "meta.json").write_text(f'{{"version": "{version}"}}')
+        told.append(
+            stage.judge_revisions(replace(section, parser=str(parser), features=str(parser)))
+        )
+    assert told[0].keys() == {"features", "parser"}
+    assert told[0]["parser"] != told[1]["parser"]
+    assert told[0]["features"] != told[1]["features"]
