@@ -54,7 +54,8 @@ def search(
     k: Annotated[int, typer.Option("-k", help="How many answers", min=1)] = 10,
     index_folder: Annotated[Path, typer.Option("--index", help="What `index` wrote")] = INDEX,
     model: Annotated[
-        Path | None, typer.Option(help="The checkpoint that built the index [default: as there]")
+        Path | None,
+        typer.Option(help="The checkpoint that built the index [default: that of `index`]"),
     ] = None,
     # Off: on the small default model the fusion encoder ranks worse than the cosine alone, and a
     # dual encoder has none.
