@@ -281,8 +281,8 @@ def lines_chart(lines: Sequence[Line], ours: str, theirs: str) -> Figure:
             right.set_title(f"{line.title}: {theirs}")
             at_theirs = [where[at] for at, _ in line.theirs]
             right.plot(at_theirs, [r1 for _, r1 in line.theirs], "s-", color=MUTED, lw=1.6, ms=6)
-            for (at, value), after in zip(line.theirs, [*line.theirs[1:], None], strict=True):
-                rises = after is not None and after[1] > value
+            for (at, value), follows in zip(line.theirs, [*line.theirs[1:], None], strict=True):
+                rises = follows is not None and follows[1] > value
                 _value(right, where[at], value, MUTED, below=rises)
             for axes in (left, right):
                 axes.set(xlabel=line.label, ylabel="R@1 (%)")
