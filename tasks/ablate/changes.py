@@ -13,11 +13,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from tasks.ablate.records import EVALUATIONS, MEASURES
-from tasks.ablate.results import CLAIM, Results, interval, signed
-from tasks.ablate.statistics import contrast
+from tasks.ablate.results import CLAIM, RESAMPLES, Results, difference, told
 from tasks.report.parts import Grid
 
-RESAMPLES = 4000
 SHOWN = (("tuned", CLAIM), ("tuned", "mAP"), ("tuned_by_test", CLAIM), ("direct", CLAIM))
 """Evaluation and measure of every column."""
 
@@ -64,8 +62,8 @@ def table(results: Results) -> Grid | None:
             seeds = results.common([name, other])
             if not seeds or not results.runs[name] or not results.runs[other]:
                 continue
-            cells = [_difference(results, name, other, *key) for key in keys]
-            rows.append([name, other, str(len(seeds)), *cells])
+            found = [difference(results.answers, name, other, *key, RESAMPLES) for key in keys]
+            rows.append([name, other, str(len(seeds)), *map(told, found)])
     if not rows:
         return None
     text = (
@@ -76,12 +74,3 @@ def table(results: Results) -> Grid | None:
     )
     named = [f"{EVALUATIONS[evaluation]}, {MEASURES[measure]}" for evaluation, measure in keys]
     return Grid(text, ["arm", "less", "seeds", *named], rows, text=frozenset({0, 1}))
-
-
-def _difference(results: Results, arm: str, other: str, evaluation: str, measure: str) -> str:
-    both = [results.answers.get((name, evaluation)) for name in (arm, other)]
-    if both[0] is None or both[1] is None or not set(both[0].seeds) & set(both[1].seeds):
-        return "–"
-    mine, theirs = (side.scores(measure) for side in both if side is not None)
-    found = contrast(mine, theirs, resamples=RESAMPLES, paired=True)
-    return signed(found.value) + (f" ({interval(found)})" if found.fewest > 1 else "")

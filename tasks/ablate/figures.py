@@ -24,7 +24,7 @@ DIRECT, TUNED = "#8fa3b8", PALETTE[0]
 SEEDS_BELOW = 0.24
 """By how much of a row."""
 NOT_SURE = "#9aa3ad"
-"""Of an interval that holds 0."""
+"""Of what is not told from the value that it is held against."""
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ from markupsafe import Markup
 
 from tasks.ablate import tables
 from tasks.ablate.records import ExperimentLike, Record
-from tasks.ablate.results import Compared, Results, chance, gather, interval, signed
-from tasks.ablate.sections import RESAMPLES, build
+from tasks.ablate.results import RESAMPLES, Compared, Results, chance, gather, interval, signed
+from tasks.ablate.sections import build
 from tasks.report.figures import duration
 from tasks.report.gather import is_drawn
 from tasks.report.page import fill

@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 
 CLAIM = "R1"
 LEVEL = 0.05
+RESAMPLES = 4000
+"""Of intervals that carry no claim."""
 BESIDES = (
     ("tuned", "mAP"),
     # What of a difference validation's choice of the epoch makes, which falls on either arm.
@@ -192,6 +194,26 @@ def claimed(runs: Mapping[str, Sequence[Record]]) -> str:
     return "tuned" if tuned else "direct"
 
 
+def difference(
+    answers: Mapping[tuple[str, str], Answers],
+    better: str,
+    plain: str,
+    evaluation: str,
+    measure: str,
+    resamples: int,
+) -> Estimate | None:
+    """Estimate how much higher one arm is than another, by the seeds that both have.
+
+    Returns:
+        None where they have no seed in common, or one was not evaluated so.
+    """
+    first, second = answers.get((better, evaluation)), answers.get((plain, evaluation))
+    if first is None or second is None or not set(first.seeds) & set(second.seeds):
+        return None
+    scores = (first.scores(measure), second.scores(measure))
+    return contrast(*scores, resamples=resamples, paired=True)
+
+
 def _compare(
     experiment: ExperimentLike,
     runs: Mapping[str, Sequence[Record]],
@@ -202,21 +224,17 @@ def _compare(
     evaluation = claimed(runs)
 
     def measured(each: ContrastLike, evaluation: str, measure: str) -> Estimate | None:
-        both = [answers.get((arm, evaluation)) for arm in (each.better, each.plain)]
-        if both[0] is None or both[1] is None or not set(both[0].seeds) & set(both[1].seeds):
-            return None
-        better, plain = (side.scores(measure) for side in both if side is not None)
-        return contrast(better, plain, resamples=resamples, paired=True)
+        return difference(answers, each.better, each.plain, evaluation, measure, resamples)
 
     found = [measured(each, evaluation, CLAIM) for each in stated]
     seeds = {name: len(arm.seeds) for name, arm in experiment.arms.items()}
     planned = [min(seeds.get(each.better, 0), seeds.get(each.plain, 0)) for each in stated]
-    told = [
+    known = [
         math.nan if f is None or f.fewest < max(2, wanted) else f.p
         for f, wanted in zip(found, planned, strict=True)
     ]
     out = []
-    for each, estimate, p, wanted in zip(stated, found, holm(told), planned, strict=True):
+    for each, estimate, p, wanted in zip(stated, found, holm(known), planned, strict=True):
         smallest = math.nan
         if estimate is not None and estimate.fewest > 1:
             smallest = estimate.smallest(LEVEL / len(stated))
@@ -251,6 +269,13 @@ def interval(found: Estimate, digits: int = 2) -> str:
     return f"{signed(found.low, digits)} to {signed(found.high, digits)}"
 
 
+def told(found: Estimate | None) -> str:
+    """A difference and, where several seeds give one, its interval."""
+    if found is None:
+        return "–"
+    return signed(found.value) + (f" ({interval(found)})" if found.fewest > 1 else "")
+
+
 def chance(p: float) -> str:
     """A p-value."""
     if math.isnan(p):
@@ -265,8 +290,10 @@ __all__ = [
     "Compared",
     "Results",
     "chance",
+    "difference",
     "gather",
     "interval",
     "signed",
     "spread",
+    "told",
 ]

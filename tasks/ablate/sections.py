@@ -13,7 +13,7 @@ import numpy as np
 
 from tasks.ablate import changes, disagreement, figures, mentions, paper, tables
 from tasks.ablate.records import EVALUATIONS, MEASURES
-from tasks.ablate.results import CLAIM, LEVEL, Compared, Results, chance
+from tasks.ablate.results import CLAIM, LEVEL, RESAMPLES, Compared, Results, chance
 from tasks.ablate.statistics import Estimate, contrast
 from tasks.report import encode_png
 from tasks.report import gap as gap_report
@@ -27,8 +27,6 @@ RANKS = 20
 """Of the cumulative match characteristic."""
 QUERIES = 8
 """Of the sheet of rank lists."""
-RESAMPLES = 4000
-"""Of intervals that carry no claim."""
 CURVES = {"beta": ("Weight of the region losses", "beta"), "scale": ("Pretraining data", "% of it")}
 
 

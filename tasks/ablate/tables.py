@@ -16,7 +16,7 @@ import pandas as pd
 
 from tasks.ablate import paper
 from tasks.ablate.records import EVALUATIONS, MEASURES
-from tasks.ablate.results import LEVEL, Compared, Results, chance, interval, signed, spread
+from tasks.ablate.results import LEVEL, Compared, Results, chance, interval, signed, spread, told
 from tasks.ablate.statistics import contrast, smallest_detectable
 from tasks.report.figures import duration
 from tasks.report.parts import Grid
@@ -83,7 +83,8 @@ def contrasts(results: Results) -> list[Grid]:
     if keys:
         named = [f"{EVALUATIONS[evaluation]}, {MEASURES[measure]}" for evaluation, measure in keys]
         rows = [
-            [each.stated.name, *(_interval(each, key) for key in keys)] for each in results.compared
+            [each.stated.name, *(told(each.besides.get(key)) for key in keys)]
+            for each in results.compared
         ]
         text = "The same contrasts in other measures, points with 95 % intervals. No claim."
         grids.append(Grid(text, ["contrast", *named], rows))
@@ -106,13 +107,6 @@ def _claim(each: Compared) -> list[str]:
         f"{found.people:,}",
         each.verdict,
     ]
-
-
-def _interval(each: Compared, key: tuple[str, str]) -> str:
-    found = each.besides.get(key)
-    if found is None:
-        return "–"
-    return f"{signed(found.value)} ({interval(found)})"
 
 
 def varying(results: Results) -> Grid | None:
